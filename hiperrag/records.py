@@ -104,7 +104,9 @@ class Passage:
 
     def encoder_text(self) -> str:
         """The text the encoder sees: the document's title gives a passage its context."""
-        return f"{self.title} {self.text}".strip() if self.title else self.text
+        if not self.title or self.kind == "title":
+            return self.text
+        return f"{self.title} {self.text}".strip()
 
 
 @dataclasses.dataclass(slots=True)

@@ -1,0 +1,131 @@
+"""Forward pass of a BERT encoder over a packed batch: texts laid end to end, no padding anywhere.
+
+The model is Devlin et al. 2018 (BERT), as `transformers.BertModel` computes it: linear layers and layer norms
+run over all tokens of the batch at once, attention over each group of equally long texts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.nn import functional
+
+from hiperrag.errors import UserError
+
+
+@dataclasses.dataclass(slots=True)
+class BertShape:
+    """The part of a BERT configuration that the forward pass needs."""
+
+    heads: int
+    layers: int
+    hidden: int
+    epsilon: float
+    positions: int
+
+
+@dataclasses.dataclass(slots=True)
+class BertLayer:
+    """Weights of one transformer layer; query, key and value are one matrix."""
+
+    qkv: tuple[Tensor, Tensor]
+    attention_out: tuple[Tensor, Tensor]
+    attention_norm: tuple[Tensor, Tensor]
+    up: tuple[Tensor, Tensor]
+    down: tuple[Tensor, Tensor]
+    output_norm: tuple[Tensor, Tensor]
+
+
+class PackedBert:
+    """BERT for inference on CPU in float32."""
+
+    def __init__(self, folder: Path) -> None:
+        self.shape = read_shape(folder)
+        weights = read_weights(folder)
+        self._words = weights["embeddings.word_embeddings.weight"]
+        # Every text is of segment 0, so its embedding can be added to the positions once.
+        self._positions = (
+            weights["embeddings.position_embeddings.weight"] + weights["embeddings.token_type_embeddings.weight"][0]
+        )
+        self._embedding_norm = _pair(weights, "embeddings.LayerNorm")
+        self._layers = [_layer(weights, f"encoder.layer.{n}.") for n in range(self.shape.layers)]
+
+    @torch.inference_mode()
+    def __call__(self, ids: Tensor, lengths: Sequence[int]) -> Tensor:
+        """Last hidden states (total tokens, hidden) of texts laid end to end in `ids` (total tokens,)."""
+        positions = torch.cat([self._positions[:length] for length in lengths])
+        x = self._norm(functional.embedding(ids, self._words).add_(positions), self._embedding_norm)
+        for layer in self._layers:
+            context = self._attention(functional.linear(x, *layer.qkv), lengths)
+            x = self._norm(functional.linear(context, *layer.attention_out).add_(x), layer.attention_norm)
+            inner = functional.gelu(functional.linear(x, *layer.up))
+            x = self._norm(functional.linear(inner, *layer.down).add_(x), layer.output_norm)
+        return x
+
+    def _norm(self, x: Tensor, weights: tuple[Tensor, Tensor]) -> Tensor:
+        return functional.layer_norm(x, (self.shape.hidden,), *weights, eps=self.shape.epsilon)
+
+    def _attention(self, qkv: Tensor, lengths: Sequence[int]) -> Tensor:
+        heads, width = self.shape.heads, self.shape.hidden // self.shape.heads
+        context = qkv.new_empty(qkv.shape[0], self.shape.hidden)
+        start = 0
+        for length, group in itertools.groupby(lengths):
+            count = len(list(group))
+            stop = start + count * length
+            # (texts, tokens, 3, heads, width) -> three of (texts, heads, tokens, width)
+            q, k, v = qkv[start:stop].view(count, length, 3, heads, width).permute(2, 0, 3, 1, 4)
+            out = functional.scaled_dot_product_attention(q, k, v)
+            context[start:stop] = out.transpose(1, 2).reshape(count * length, self.shape.hidden)
+            start = stop
+        return context
+
+
+def read_shape(folder: Path) -> BertShape:
+    """Shape from the folder's config.json; UserError if the model is not a plain BERT."""
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder} is not a model folder: {error}") from error
+    kind = config.get("model_type")
+    plain = config.get("position_embedding_type", "absolute") == "absolute"
+    if kind != "bert" or config.get("hidden_act") != "gelu" or not plain:
+        raise UserError(f"{folder} holds a {kind} model; encoders are BERT models with gelu")
+    return BertShape(
+        heads=config["num_attention_heads"],
+        layers=config["num_hidden_layers"],
+        hidden=config["hidden_size"],
+        epsilon=config["layer_norm_eps"],
+        positions=config["max_position_embeddings"],
+    )
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """All float32 weights of a BertModel, whatever head it was saved under."""
+    path = folder / "model.safetensors"
+    if not path.is_file():
+        raise UserError(f"{folder} has no model.safetensors: save the model with `save_pretrained`")
+    return {name.removeprefix("bert."): weight.float() for name, weight in load_file(path).items()}
+
+
+def _pair(weights: dict[str, Tensor], name: str) -> tuple[Tensor, Tensor]:
+    return weights[f"{name}.weight"], weights[f"{name}.bias"]
+
+
+def _layer(weights: dict[str, Tensor], prefix: str) -> BertLayer:
+    parts = [_pair(weights, f"{prefix}attention.self.{part}") for part in ("query", "key", "value")]
+    return BertLayer(
+        qkv=(torch.cat([weight for weight, _ in parts]), torch.cat([bias for _, bias in parts])),
+        attention_out=_pair(weights, f"{prefix}attention.output.dense"),
+        attention_norm=_pair(weights, f"{prefix}attention.output.LayerNorm"),
+        up=_pair(weights, f"{prefix}intermediate.dense"),
+        down=_pair(weights, f"{prefix}output.dense"),
+        output_norm=_pair(weights, f"{prefix}output.LayerNorm"),
+    )

@@ -1,0 +1,51 @@
+"""From a spec to an encoder or its tokenizer: a packaged model's name, or a model folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hiperrag.errors import UserError
+from hiperrag.models import model_path, packaged
+
+if TYPE_CHECKING:
+    from hiperrag.encoders.late_interaction import LateInteractionEncoder
+    from hiperrag.encoders.tokenizing import TextTokenizer
+
+
+def load_encoder(spec: str, threads: int | None = None) -> LateInteractionEncoder:
+    """The encoder of a packaged model ("minilm") or of a folder with a BERT model.
+
+    `threads` sets torch's number of CPU threads in this process; None leaves it as it is. Raises UserError
+    if the model is not here or cannot be used.
+    """
+    import torch
+
+    from hiperrag.encoders.config import read_config
+    from hiperrag.encoders.late_interaction import LateInteractionEncoder
+
+    folder = encoder_folder(spec)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return LateInteractionEncoder(folder, spec, read_config(folder))
+
+
+def load_tokenizer(spec: str) -> TextTokenizer:
+    """The tokenizer of an encoder, without loading torch."""
+    from hiperrag.encoders.config import read_config
+    from hiperrag.encoders.tokenizing import TextTokenizer
+
+    folder = encoder_folder(spec)
+    return TextTokenizer(folder, read_config(folder))
+
+
+def encoder_folder(spec: str) -> Path:
+    """The folder that a spec names."""
+    names = [model.name for model in packaged() if model.use == "encoder"]
+    if spec in names:
+        return model_path(spec)
+    folder = Path(spec).expanduser()
+    if not (folder / "config.json").is_file():
+        known = ", ".join(names)
+        raise UserError(f"no encoder called {spec}: give {known}, or a folder with a model's config.json")
+    return folder.resolve()

@@ -1,0 +1,92 @@
+"""Generators, by their `--generator` spec."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from hiperrag.answering.generators.base import (
+    FinishReason,
+    GenerationCutError,
+    Generator,
+    LikelihoodGenerator,
+    Message,
+    TokenStream,
+)
+from hiperrag.errors import UserError
+
+__all__ = [
+    "SPEC_FORMS",
+    "FinishReason",
+    "GenerationCutError",
+    "Generator",
+    "LikelihoodGenerator",
+    "Message",
+    "TokenStream",
+    "load_generator",
+]
+
+DEFAULT_MODEL = "smollm2"
+SPEC_FORMS = "default, hf:DIR_OR_NAME, gguf:FILE or openai:BASE_URL#MODEL"
+
+
+def load_generator(spec: str) -> Generator:
+    """The generator that a spec names; local ones are in memory when this returns.
+
+    `default`: the packaged model. `hf:DIR_OR_NAME`: a transformers folder, a packaged model's name, or a hub
+    name (asks the network). `gguf:FILE`: converted once into the cache. `openai:BASE_URL#MODEL`: any
+    OpenAI-compatible server, for example `openai:http://localhost:8000/v1#my-model`.
+    Raises UserError for a spec of no known form and for a model that cannot be loaded.
+    """
+    form, _, rest = spec.partition(":")
+    if spec == "default":
+        return _default()
+    if form == "hf" and rest:
+        return _huggingface(rest, spec)
+    if form == "gguf" and rest:
+        return _gguf(Path(rest).expanduser(), spec)
+    if form == "openai" and rest:
+        return _openai(rest, spec)
+    raise UserError(f"--generator {spec!r} is not a known form: give {SPEC_FORMS}")
+
+
+def _default() -> Generator:
+    from hiperrag.answering.generators.local import LocalGenerator
+    from hiperrag.models import model_path
+
+    return LocalGenerator(model_path(DEFAULT_MODEL), "default", capable=False)
+
+
+def _huggingface(name: str, spec: str) -> Generator:
+    from hiperrag.answering.generators.local import LocalGenerator
+    from hiperrag.models import model_path, packaged
+
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise UserError(f"--generator {spec}: {folder} has no config.json, so it is no transformers folder")
+        return LocalGenerator(folder, spec)
+    if name in {model.name for model in packaged()}:
+        return LocalGenerator(model_path(name), spec)
+    if name.startswith(("/", ".", "~")) or name.count("/") > 1:
+        raise UserError(f"--generator {spec}: no folder {folder}")
+    return LocalGenerator(name, spec)
+
+
+def _gguf(file: Path, spec: str) -> Generator:
+    from hiperrag.answering.generators.local import LocalGenerator
+    from hiperrag.models import converted_gguf
+
+    return LocalGenerator(converted_gguf(file), spec)
+
+
+def _openai(rest: str, spec: str) -> Generator:
+    from hiperrag.answering.generators.openai import OpenAIGenerator
+
+    base_url, _, model = rest.partition("#")
+    parts = urlsplit(base_url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or not model:
+        raise UserError(
+            f"--generator {spec!r}: give openai:BASE_URL#MODEL, such as openai:http://localhost:8000/v1#my-model"
+        )
+    return OpenAIGenerator(base_url, model)

@@ -1,0 +1,115 @@
+"""Search in a collection: encoder, shards and passages behind one call; used by every front door."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from hiperrag.answering.hits import Hit
+from hiperrag.collection import Collection, Manifest
+from hiperrag.encoders import load_encoder
+from hiperrag.encoders.base import Encoder
+from hiperrag.errors import UserError
+from hiperrag.index.search import DEFAULT_CANDIDATES, Match, search
+from hiperrag.index.shard import Shard
+from hiperrag.records import Passage, passage_from_row
+
+PARTS_HELD = 64
+"""Passage tables kept in memory between queries."""
+
+
+class Retriever:
+    """A collection opened for questions, as its manifest is at this moment."""
+
+    def __init__(self, root: Path | str, threads: int | None = None) -> None:
+        self.collection = Collection(root)
+        self.manifest: Manifest = self.collection.manifest()
+        self._entries = [entry for entry in self.manifest.shards if entry.n_passages]
+        if not self._entries:
+            raise UserError(
+                f"{root}: holds no passages ({self.manifest.counts.quarantined} inputs in quarantine; "
+                f"see `hiperrag info {root}`)"
+            )
+        self._shards = [Shard(self.collection.shard_path(entry.name)) for entry in self._entries]
+        self.encoder: Encoder = load_encoder(self.manifest.encoder.spec, threads)
+        if self.encoder.identity != self.manifest.encoder.identity:
+            raise UserError(
+                f"{root}: was encoded with another version of encoder {self.manifest.encoder.spec!r}; "
+                "restore that version, or rerun `hiperrag index` to encode again"
+            )
+        self._table = lru_cache(maxsize=PARTS_HELD)(self._read_table)
+        self.timings_ms: dict[str, float] = {}
+        """Where the time of the last call went."""
+
+    def search(
+        self, queries: Sequence[str], k: int, *, exact: bool = False, per_document: bool = False
+    ) -> list[list[Hit]]:
+        """The k best passages for each query, best first.
+
+        `exact` scores every passage by MaxSim. With `per_document` each document appears once, by its best
+        passage, and k counts documents.
+        """
+        started = time.perf_counter()
+        encoded = self.encoder.encode_queries(queries)
+        encoded_at = time.perf_counter()
+        hits, fetching = [], 0.0
+        for number in range(len(queries)):
+            tokens = encoded.tokens[encoded.offsets[number] : encoded.offsets[number + 1]]
+            n_matches = 4 * k if per_document else k
+            while True:
+                matches = search(
+                    self._shards,
+                    tokens,
+                    encoded.pooled[number],
+                    n_matches,
+                    n_candidates=max(DEFAULT_CANDIDATES, n_matches),
+                    exact=exact,
+                )
+                fetch_started = time.perf_counter()
+                found = self._hits(matches, k, per_document)
+                fetching += time.perf_counter() - fetch_started
+                if len(found) >= k or len(matches) < n_matches:
+                    break
+                n_matches *= 4
+            hits.append(found)
+        ended = time.perf_counter()
+        self.timings_ms = {
+            "encode": round(1000 * (encoded_at - started), 3),
+            "search": round(1000 * (ended - encoded_at - fetching), 3),
+            "fetch": round(1000 * fetching, 3),
+            "total": round(1000 * (ended - started), 3),
+        }
+        return hits
+
+    def _hits(self, matches: Sequence[Match], k: int, per_document: bool) -> list[Hit]:
+        hits: list[Hit] = []
+        seen: set[str] = set()
+        for match in matches:
+            passage = self._passage(match)
+            if per_document and passage.document in seen:
+                continue
+            seen.add(passage.document)
+            hits.append(Hit(len(hits) + 1, match.score, passage))
+            if len(hits) == k:
+                break
+        return hits
+
+    def _passage(self, match: Match) -> Passage:
+        row = match.row
+        for part in self._entries[match.shard].parts:
+            if row < part.n_passages:
+                return passage_from_row(self._table(part.passages).slice(row, 1).to_pylist()[0])
+            row -= part.n_passages
+        raise UserError(f"{self.collection.root}: shard and manifest disagree; run `hiperrag doctor COLLECTION`")
+
+    def _read_table(self, identity: str) -> pa.Table:
+        path = self.collection.passages_path(identity)
+        try:
+            return pq.read_table(path)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise UserError(f"{path}: unreadable passages ({str(error).splitlines()[0]})") from None

@@ -1,0 +1,27 @@
+"""The command line. Modules with heavy imports are loaded by the command that needs them."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+
+def main() -> None:
+    """Entry point of the `hiperrag` command."""
+    from typer.exceptions import Abort, TyperException
+
+    from hiperrag.cli.app import app
+    from hiperrag.errors import UserError
+
+    try:
+        sys.exit(app(standalone_mode=False))
+    except (UserError, TyperException) as error:
+        message = error.format_message() if isinstance(error, TyperException) else str(error)
+        print(f"hiperrag: {message}", file=sys.stderr)
+        sys.exit(2)
+    except (KeyboardInterrupt, Abort):
+        print("hiperrag: interrupted; finished work is kept, rerun the command to resume", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of our output went away, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)

@@ -1,0 +1,154 @@
+"""`hiperrag doctor`: can this machine run a site, and is a collection sound."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+LIBRARIES = ("torch", "transformers", "parsl", "pymupdf", "pyarrow", "numpy")
+FREE_GB_WANTED = 5
+MEMORY_GB_PER_WORKER = 2
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing looked at; `ok` None means worth knowing, but no fault."""
+
+    ok: bool | None
+    what: str
+    advice: str = ""
+
+
+def doctor(
+    collection: Annotated[Path | None, typer.Argument(metavar="[COLLECTION]")] = None,
+    site: Annotated[str, typer.Option(metavar="NAME|FILE.yaml", help="Site to check for.")] = "local",
+) -> None:
+    """Check whether this machine can run a site, or verify every file of a collection; exit 1 if something is wrong."""
+    findings = list(_collection(collection) if collection else _machine(site))
+    for finding in findings:
+        mark = {True: "ok  ", False: "BAD ", None: "note"}[finding.ok]
+        typer.echo(f"{mark}  {finding.what}" + (f": {finding.advice}" if finding.advice else ""))
+    if any(finding.ok is False for finding in findings):
+        raise typer.Exit(1)
+
+
+def _machine(name: str) -> Iterator[Finding]:
+    from hiperrag.workflows.sites import load_site
+
+    site = load_site(name)
+    python = platform.python_version()
+    yield Finding(
+        sys.version_info >= (3, 11),
+        f"Python {python}",
+        "" if sys.version_info >= (3, 11) else "3.11 or newer is needed",
+    )
+    yield from _libraries()
+    yield Finding(True, f"site {site.name}: {site.n_workers} workers, {site.threads_per_worker} thread each")
+    for script in ("interchange.py", "process_worker_pool.py"):
+        found = (Path(sys.executable).parent / script).is_file()
+        yield Finding(found, f"Parsl's {script}", "" if found else "install parsl in this environment again")
+    gigabytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
+    enough = gigabytes >= MEMORY_GB_PER_WORKER * site.n_workers
+    yield Finding(
+        enough or None,
+        f"{gigabytes:.0f} GB of memory",
+        "" if enough else "may be little; set fewer workers in a site file",
+    )
+    free = shutil.disk_usage(Path.cwd()).free / 1e9
+    yield Finding(
+        free >= FREE_GB_WANTED or None,
+        f"{free:.0f} GB free in this folder",
+        "" if free >= FREE_GB_WANTED else "may be little",
+    )
+    yield from _models()
+
+
+def _libraries() -> Iterator[Finding]:
+    from importlib import metadata
+
+    for library in LIBRARIES:
+        try:
+            yield Finding(True, f"{library} {metadata.version(library)}")
+        except metadata.PackageNotFoundError:
+            yield Finding(False, library, f"missing; `pip install {library}`")
+    faiss = {name: _version(name) for name in ("faiss-cpu", "faiss-gpu")}
+    here = [f"{name} {version}" for name, version in faiss.items() if version]
+    advice = {
+        0: "missing; install the extra hiperrag[cpu] or hiperrag[gpu]",
+        1: "",
+        2: "both own the folder faiss/; uninstall both, then install one",
+    }[len(here)]
+    yield Finding(len(here) == 1, " and ".join(here) or "faiss", advice)
+    import torch
+
+    gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    yield Finding(None, f"GPUs: {', '.join(gpus) or 'none'}")
+
+
+def _version(distribution: str) -> str | None:
+    from importlib import metadata
+
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _models() -> Iterator[Finding]:
+    from hiperrag.errors import UserError
+    from hiperrag.models import model_path, packaged
+
+    for model in packaged():
+        if not model.default:
+            continue
+        try:
+            yield Finding(True, f"model {model.name} in {model_path(model.name)}")
+        except UserError:
+            yield Finding(None, f"model {model.name} is not here", f"fetch it with `hiperrag models get {model.name}`")
+
+
+def _collection(root: Path) -> Iterator[Finding]:
+    import pyarrow.parquet as pq
+
+    from hiperrag.collection import Collection, count
+    from hiperrag.files import sha256_file
+
+    collection = Collection(root)
+    manifest = collection.manifest()
+    sound = manifest.counts == count(manifest.shards, manifest.n_unreadable)
+    yield Finding(sound, "the manifest's counts add up", "" if sound else "index again")
+    for part in manifest.parts:
+        if part.n_inputs != part.n_documents + part.n_quarantined:
+            yield Finding(False, f"part {part.documents}", "inputs are not documents plus quarantined; index again")
+        for path, expected in (
+            (collection.documents_path(part.documents), part.n_documents),
+            (collection.passages_path(part.passages), part.n_passages),
+        ):
+            if part.failed_stage:
+                continue
+            try:
+                rows = pq.read_metadata(path).num_rows
+            except Exception as error:
+                yield Finding(False, f"{path}", f"unreadable ({str(error).splitlines()[0]}); index again")
+                continue
+            if rows != expected:
+                yield Finding(False, f"{path}", f"holds {rows} rows, not {expected}; index again")
+    for shard in manifest.shards:
+        for name, expected_sum in shard.sha256.items():
+            path = collection.shard_path(shard.name) / name
+            actual = sha256_file(path) if path.is_file() else "missing"
+            if actual != expected_sum:
+                yield Finding(
+                    False,
+                    f"{path}",
+                    "missing; index again" if actual == "missing" else "damaged; index again",
+                )
+    yield Finding(True, f"looked at {len(manifest.parts)} parts and {len(manifest.shards)} shards of {root}")

@@ -1,0 +1,99 @@
+"""`hiperrag index`: PDFs and ready text become a collection."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from hiperrag.workflows.run import Summary
+    from hiperrag.workflows.settings import IndexSettings
+
+
+class Parser(StrEnum):
+    """How text is taken out of PDFs."""
+
+    AUTO = "auto"
+    FAST = "fast"
+
+
+def index(
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SOURCE...",
+            help="PDFs, folders, zip or tar archives, and .jsonl, .jsonl.gz or .parquet of ready text "
+            "(columns _id, title, text).",
+        ),
+    ],
+    to: Annotated[Path, typer.Option("--to", metavar="COLLECTION", help="Folder of the collection; made if new.")],
+    site: Annotated[str, typer.Option(metavar="NAME|FILE.yaml", help="Where to run; see `hiperrag sites`.")] = "local",
+    parser: Annotated[
+        Parser | None, typer.Option(help="Parser; default: the collection's, auto for a new one.")
+    ] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option(metavar="NAME|DIR", help="Encoder; default: the collection's, minilm for a new one."),
+    ] = None,
+    file_timeout: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="Time one file may take to parse.", min=0.1)
+    ] = None,
+    file_memory: Annotated[
+        int | None, typer.Option(metavar="MIB", help="Memory one file may take to parse.", min=64)
+    ] = None,
+    strict: Annotated[bool, typer.Option(help="Exit with 3 if anything is in quarantine.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress display.")] = False,
+) -> None:
+    """Index sources into a collection, or add to one.
+
+    Rerunning resumes an interrupted run; files added later are indexed alone; what cannot be processed goes to
+    quarantine with its reason.
+    """
+    from hiperrag.workflows.run import index_sources
+    from hiperrag.workflows.sites import load_site
+
+    def override(settings: IndexSettings) -> IndexSettings:
+        given: dict[str, dict[str, Any]] = {
+            "parse": {"parser": parser, "seconds_per_file": file_timeout, "megabytes_per_file": file_memory},
+            "encode": {"encoder": encoder},
+        }
+        changes = {
+            room: getattr(settings, room).model_copy(update={k: v for k, v in values.items() if v is not None})
+            for room, values in given.items()
+        }
+        return settings.model_copy(update=changes)
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
+    summary = index_sources(sources, to, load_site(site), override, quiet)
+    _report(summary, to)
+    if strict and summary.counts.quarantined:
+        raise typer.Exit(3)
+
+
+def _report(summary: Summary, to: Path) -> None:
+    from hiperrag.workflows.progress import duration
+
+    counts = summary.counts
+    lines = [
+        f"{to}: {counts.documents} documents ({summary.new_documents:+d}), {counts.pages} pages, "
+        f"{counts.passages} passages, {counts.tokens} token vectors in {counts.shards} shards",
+    ]
+    if counts.quarantined:
+        reasons = ", ".join(f"{number} {reason}" for reason, number in summary.quarantined.items())
+        lines.append(
+            f"quarantined: {counts.quarantined} of {counts.inputs} inputs ({reasons}); see `hiperrag info {to}`"
+        )
+    if summary.duplicates:
+        lines.append(f"left out: {summary.duplicates} files whose bytes equal another's")
+    if summary.ignored:
+        lines.append(f"ignored: {summary.ignored} files that are neither PDFs, archives nor ready text")
+    if counts.truncated:
+        lines.append(f"truncated: {counts.truncated} passages are longer than the encoder's limit")
+    spent = ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in summary.stage_seconds.items())
+    lines.append(f"took {duration(summary.seconds)}" + (f" (worker time: {spent})" if spent else ""))
+    print("\n".join(lines), file=sys.stderr)

@@ -1,0 +1,238 @@
+"""A collection on disk: its folders, and the manifest that says which of its files count.
+
+Every file is written under a temporary name and renamed; the manifest is the commit point. A reader loads the
+manifest once and opens only what it names, so it sees the collection before or after a commit, never between.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from hiperrag.errors import UserError
+from hiperrag.files import TEMPORARY_MARK, write_text_atomic
+
+FORMAT_VERSION = 1
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class EncoderEntry(_Record):
+    """The one encoder whose vectors a collection holds."""
+
+    spec: str
+    identity: str
+    tokenizer: str
+    """Identity of what decides where passages end: the tokenizer and the token limit."""
+    dim: int
+    pooled_dim: int
+    max_tokens: int
+
+
+class PartEntry(_Record):
+    """One part: the unit of work of the parse, chunk and encode stages, and the files it left.
+
+    `documents` and `passages` are the identities in the names of the part's Parquet files.
+    inputs = n_documents + n_quarantined, where ready text counts rows.
+    """
+
+    documents: str
+    passages: str
+    n_inputs: int
+    n_documents: int
+    n_quarantined: int
+    n_pages: int
+    n_passages: int
+    n_tokens: int
+    n_truncated: int
+    failed_stage: Literal["", "parse", "chunk", "encode"] = ""
+    """Set when a stage could not process the part at all; a rerun tries it again."""
+
+
+class ShardEntry(_Record):
+    """One searchable shard, holding the passages of `parts` in order."""
+
+    name: str
+    identity: str
+    inputs: str
+    """Hash of the list of inputs, whatever the settings: finds the shard in the plan again."""
+    parts: list[PartEntry]
+    n_passages: int
+    n_tokens: int
+    n_bytes: int
+    sha256: dict[str, str]
+    """Checksum of each file in the shard's folder; empty for a shard without passages (no folder)."""
+
+
+class Counts(_Record):
+    """Totals over all shards."""
+
+    inputs: int = 0
+    documents: int = 0
+    quarantined: int = 0
+    pages: int = 0
+    passages: int = 0
+    tokens: int = 0
+    truncated: int = 0
+    parts: int = 0
+    shards: int = 0
+    bytes: int = 0
+
+
+class Manifest(_Record):
+    """What a collection consists of."""
+
+    format: int
+    hiperrag: str
+    """Version of the program that wrote the manifest."""
+    encoder: EncoderEntry
+    settings: dict[str, Any]
+    settings_hash: str
+    run: str
+    duplicates: list[tuple[str, str]] = []
+    """Files left out because their bytes equal those of another: (file, the one that was kept)."""
+    unreadable: str = ""
+    """Identity of quarantine/discover-*.parquet: sources that could not be opened at all."""
+    n_unreadable: int = 0
+    shards: list[ShardEntry]
+    counts: Counts
+
+    @property
+    def parts(self) -> list[PartEntry]:
+        """All parts, in shard order."""
+        return [part for shard in self.shards for part in shard.parts]
+
+
+def count(shards: Iterable[ShardEntry], n_unreadable: int = 0) -> Counts:
+    """Add up what shards hold."""
+    shards = list(shards)
+    parts = [part for shard in shards for part in shard.parts]
+    return Counts(
+        inputs=sum(part.n_inputs for part in parts) + n_unreadable,
+        documents=sum(part.n_documents for part in parts),
+        quarantined=sum(part.n_quarantined for part in parts) + n_unreadable,
+        pages=sum(part.n_pages for part in parts),
+        passages=sum(part.n_passages for part in parts),
+        tokens=sum(part.n_tokens for part in parts),
+        truncated=sum(part.n_truncated for part in parts),
+        parts=len(parts),
+        shards=len(shards),
+        bytes=sum(shard.n_bytes for shard in shards),
+    )
+
+
+class Collection:
+    """Paths of a collection and access to its manifest."""
+
+    def __init__(self, root: Path | str) -> None:
+        self.root = Path(root)
+        self.manifest_path = self.root / "manifest.json"
+        self.inputs_path = self.root / "inputs.parquet"
+        self.runs = self.root / "runs"
+        self.vectors = self.root / "vectors"
+        """Encoded parts waiting for their shard; empty between runs."""
+
+    def documents_path(self, identity: str) -> Path:
+        """Documents of one part."""
+        return self.root / "documents" / f"part-{identity}.parquet"
+
+    def passages_path(self, identity: str) -> Path:
+        """Passages of one part."""
+        return self.root / "passages" / f"part-{identity}.parquet"
+
+    def quarantine_path(self, identity: str) -> Path:
+        """Quarantined inputs of one part; exists even when there are none."""
+        return self.root / "quarantine" / f"part-{identity}.parquet"
+
+    def failed_path(self, identity: str) -> Path:
+        """Inputs of a part that a stage could not process at all."""
+        return self.root / "quarantine" / f"failed-{identity}.parquet"
+
+    def unreadable_path(self, identity: str) -> Path:
+        """Sources that could not be opened when inputs were listed."""
+        return self.root / "quarantine" / f"discover-{identity}.parquet"
+
+    def shard_path(self, name: str) -> Path:
+        """Folder of one shard."""
+        return self.root / "shards" / name
+
+    def exists(self) -> bool:
+        """Whether anything has been committed."""
+        return self.manifest_path.is_file()
+
+    def manifest(self) -> Manifest:
+        """Load the manifest; UserError when there is none or it cannot be used."""
+        if not self.root.is_dir():
+            raise UserError(f"{self.root}: no such collection; make one with `hiperrag index SOURCE --to {self.root}`")
+        try:
+            data = json.loads(self.manifest_path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise UserError(
+                f"{self.root}: not a collection (no manifest.json); if its first indexing run was interrupted, "
+                "rerun that command to resume it"
+            ) from None
+        except (ValueError, OSError) as error:
+            raise UserError(f"{self.manifest_path}: unreadable ({error}); restore it or index again") from None
+        version = data.get("format") if isinstance(data, dict) else None
+        if version != FORMAT_VERSION:
+            raise UserError(
+                f"{self.root}: written in collection format {version}, this program reads format {FORMAT_VERSION}; "
+                "index the sources again or use the matching version"
+            )
+        try:
+            return Manifest.model_validate(data)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(step) for step in first["loc"])
+            raise UserError(f"{self.manifest_path}: damaged at {where} ({first['msg']}); index again") from None
+
+    def commit(self, manifest: Manifest) -> None:
+        """Make `manifest` the state that readers see."""
+        write_text_atomic(self.manifest_path, manifest.model_dump_json(indent=1) + "\n")
+
+    def quarantine_files(self, manifest: Manifest) -> list[Path]:
+        """Files that list the quarantined inputs of a manifest."""
+        files = [
+            self.failed_path(part.documents) if part.failed_stage else self.quarantine_path(part.documents)
+            for part in manifest.parts
+            if part.n_quarantined
+        ]
+        if manifest.n_unreadable:
+            files.append(self.unreadable_path(manifest.unreadable))
+        return files
+
+    def collect_garbage(self, manifest: Manifest, keep: Iterable[Path] = ()) -> None:
+        """Delete part files, shards and vectors that neither the manifest nor `keep` names.
+
+        Call only while no other run works on the collection; readers that hold the previous manifest keep
+        their open files.
+        """
+        wanted = {self.shard_path(shard.name) for shard in manifest.shards} | set(keep)
+        for part in manifest.parts:
+            wanted |= {
+                self.documents_path(part.documents),
+                self.quarantine_path(part.documents),
+                self.failed_path(part.documents),
+                self.passages_path(part.passages),
+            }
+        if manifest.unreadable:
+            wanted.add(self.unreadable_path(manifest.unreadable))
+        for path in self._part_files():
+            if path not in wanted:
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+    def _part_files(self) -> Iterator[Path]:
+        for folder in ("documents", "passages", "quarantine", "shards", "vectors"):
+            yield from (self.root / folder).glob("*")
+
+    def remove_temporary_files(self) -> None:
+        """Delete what a killed run left half-written."""
+        for path in self.root.glob(f"**/{TEMPORARY_MARK}*"):
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)

@@ -1,0 +1,195 @@
+"""Reading order: a page's lines as a sequence of column segments.
+
+A gutter is a vertical strip with text lines on both sides, side by side. Lines that cross it (titles, wide
+figures) cut the page into bands; within a band the left column is read before the right one. Applied
+recursively, which covers three columns and narrow margin columns beside the text.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from hiperrag.parsing.lines import Line
+
+MIN_GUTTER = 4.0
+"""Width of the narrowest gutter in points."""
+MIN_COLUMN = 0.11
+"""Width of the narrowest text line that speaks for a gutter, as a share of the page's width."""
+MIN_PAIRS = 4
+"""Lines side by side that make a gutter."""
+
+
+@dataclasses.dataclass(slots=True)
+class Segment:
+    """Lines of one column between two cuts, top to bottom."""
+
+    lines: list[Line]
+    x0: float
+    x1: float
+
+
+def _right_neighbours(lines: Sequence[Line]) -> list[tuple[Line, Line]]:
+    """Pairs (left, right) of horizontally adjacent lines."""
+    x0, y0, x1, y1 = np.array([(line.x0, line.y0, line.x1, line.y1) for line in lines]).T
+    height = y1 - y0
+    overlap = np.minimum(y1[:, None], y1) - np.maximum(y0[:, None], y0)
+    beside = (overlap >= 0.3 * np.minimum(height[:, None], height)) & (x0 >= x1[:, None] - 1)
+    distance = np.where(beside, x0, np.inf)
+    nearest = distance.argmin(axis=1)
+    return [(line, lines[right]) for index, line in enumerate(lines) if beside[index, right := int(nearest[index])]]
+
+
+def _gutter(lines: Sequence[Line], page_width: float) -> tuple[float, float] | None:
+    """The strip (x0, x1) with most text side by side, or None."""
+    least = MIN_COLUMN * page_width
+    starts = Counter(round(line.x0) for line in lines)
+    pairs = [
+        (left, right)
+        for left, right in _right_neighbours(lines)
+        if right.x0 - left.x1 >= MIN_GUTTER
+        and (min(left.width, right.width) >= least or _is_beside_box(left, right, starts, page_width))
+    ]
+    if len(pairs) < MIN_PAIRS:
+        return None
+    votes = [0.0] * (int(page_width) + 2)
+    counts = [0] * (int(page_width) + 2)
+    for left, right in pairs:
+        for x in range(max(0, round(left.x1)), min(len(votes), round(right.x0) + 1)):
+            votes[x] += min(left.width, right.width)
+            counts[x] += 1
+    # Lines that run on past a strip speak against it, less so the less of them lies beyond.
+    best = max(range(len(votes)), key=lambda x: votes[x])
+    if counts[best] < MIN_PAIRS:
+        return None
+    near = [(left.x1, right.x0) for left, right in pairs if left.x1 <= best + 1 and right.x0 >= best - 1]
+    lefts, rights = sorted(x for x, _ in near), sorted(x for _, x in near)
+    # Ragged lines must not widen nor overfull ones narrow the strip: the outer tenth does not count.
+    start, stop = lefts[int(0.9 * (len(lefts) - 1))], rights[int(0.1 * (len(rights) - 1))]
+    return (start, stop) if stop > start else (best - 1.0, best + 1.0)
+
+
+def _is_beside_box(left: Line, right: Line, starts: Counter[int], page_width: float) -> bool:
+    """Whether two lines are a first page's box of notes (history, keywords) and the abstract at its right."""
+    return (
+        left.page == 1
+        and left.width >= 0.05 * page_width
+        and right.width >= 0.4 * page_width
+        and starts[round(right.x0)] >= 2 * MIN_PAIRS
+        and starts[round(left.x0)] >= MIN_PAIRS
+    )
+
+
+def _margin_notes(lines: Sequence[Line], page_width: float) -> set[int]:
+    """Ids of the lines that lie wholly in the margin beside a page of one wide column."""
+    wide = [line for line in lines if line.width > 0.45 * page_width]
+    if len(wide) < 8 or len(wide) < 0.3 * len(lines):
+        return set()
+    left = sorted(line.x0 for line in wide)[len(wide) // 10]
+    right = sorted(line.x1 for line in wide)[-1 - len(wide) // 10]
+    return {
+        id(line)
+        for line in lines
+        if (line.x1 < left - 2 or line.x0 > right + 2) and line.width > 3 * line.size and len(line.text) > 5
+    }
+
+
+def _crosses(line: Line, gutter: tuple[float, float]) -> bool:
+    slack = 0.5 * line.size
+    return line.x0 < gutter[0] - slack and line.x1 > gutter[1] + slack
+
+
+def _bounds(lines: Sequence[Line]) -> tuple[float, float]:
+    return min(line.x0 for line in lines), max(line.x1 for line in lines)
+
+
+def reading_order(lines: Sequence[Line], page_width: float, depth: int = 0) -> list[Segment]:
+    """Column segments of a region in reading order."""
+    if not lines:
+        return []
+    if depth == 0:
+        beside = _margin_notes(lines, page_width)
+        if beside:
+            rest = [line for line in lines if id(line) not in beside]
+            notes = [line for line in lines if id(line) in beside]
+            return [*reading_order(rest, page_width, 1), *reading_order(notes, page_width, 1)]
+    gutter = _gutter(lines, page_width) if depth < 4 else None
+    if gutter is None:
+        return [Segment(in_rows(lines), *_bounds(lines))]
+    middle = (gutter[0] + gutter[1]) / 2
+    crossing = [line for line in lines if _crosses(line, gutter)]
+    sides = [line for line in lines if not _crosses(line, gutter)]
+    cuts = _cuts(crossing, sides)
+    segments: list[Segment] = []
+    remaining = sides
+    for band in cuts:
+        top = min(line.y0 for line in band)
+        above = [line for line in remaining if (line.y0 + line.y1) / 2 < top]
+        remaining = [line for line in remaining if (line.y0 + line.y1) / 2 >= top]
+        segments.extend(_columns(above, middle, page_width, depth))
+        bottom = max(line.y1 for line in band)
+        # Short last lines of a wide paragraph lie on one side of the gutter: they belong to the band.
+        inside = [line for line in remaining if (line.y0 + line.y1) / 2 < bottom]
+        remaining = [line for line in remaining if (line.y0 + line.y1) / 2 >= bottom]
+        band = [*band, *inside]
+        if tail := _last_line(band, remaining):
+            band.append(tail)
+            remaining = [line for line in remaining if line is not tail]
+        segments.append(Segment(in_rows(band), *_bounds(band)))
+    segments.extend(_columns(remaining, middle, page_width, depth))
+    return segments
+
+
+def _last_line(band: Sequence[Line], below: Sequence[Line]) -> Line | None:
+    """The short last line of a wide paragraph, which crosses no gutter: set like the line above, at its left
+    edge and pitch, and alone in its row."""
+    above = max(band, key=lambda line: line.baseline)
+    for line in below:
+        pitch = line.baseline - above.baseline
+        if (
+            0 < pitch < 1.5 * above.size
+            and abs(line.x0 - above.x0) < 2 * above.size
+            and abs(line.size - above.size) < 0.2
+            and line.font == above.font
+            and not any(other is not line and abs(other.baseline - line.baseline) < 0.4 * line.size for other in below)
+        ):
+            return line
+    return None
+
+
+def _cuts(crossing: Sequence[Line], sides: Sequence[Line]) -> list[list[Line]]:
+    """Crossing lines grouped into bands: consecutive ones with no side text between them."""
+    bands: list[list[Line]] = []
+    tops = sorted((line.y0 + line.y1) / 2 for line in sides)
+    for line in sorted(crossing, key=lambda line: line.y0):
+        if bands:
+            bottom = max(other.y1 for other in bands[-1])
+            if not any(bottom < y < line.y0 for y in tops):
+                bands[-1].append(line)
+                continue
+        bands.append([line])
+    return bands
+
+
+def _columns(lines: Sequence[Line], middle: float, page_width: float, depth: int) -> list[Segment]:
+    left = [line for line in lines if line.centre < middle]
+    right = [line for line in lines if line.centre >= middle]
+    return [
+        *reading_order(left, page_width, depth + 1),
+        *reading_order(right, page_width, depth + 1),
+    ]
+
+
+def in_rows(lines: Sequence[Line]) -> list[Line]:
+    """Lines by row from the top, within a row from the left. Rows are told apart by their baselines."""
+    ordered = sorted(lines, key=lambda line: line.baseline)
+    rows: list[list[Line]] = []
+    for line in ordered:
+        if rows and line.baseline - rows[-1][0].baseline < 0.4 * min(line.size, rows[-1][0].size):
+            rows[-1].append(line)
+        else:
+            rows.append([line])
+    return [line for row in rows for line in sorted(row, key=lambda line: line.x0)]

@@ -1,0 +1,85 @@
+"""Running heads, running feet, and page numbers: what repeats from page to page."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+
+from hiperrag.parsing.lines import Line, Page
+from hiperrag.records import BlockKind
+
+MARGIN = 0.14
+"""Share of the page's height at its top and bottom in which furniture is looked for."""
+
+_DIGITS = re.compile(r"\d+")
+_NUMBER = re.compile(
+    r"(?:page\s*)?[\[(–—-]?\s*(?:[eE]?\d{1,6}|[ivxl]{1,6})\s*[\])–—-]?(?:\s*(?:of|/)\s*\d{1,5})?", re.I
+)
+_BARE_NUMBER = re.compile(r"\d{1,4}")
+
+
+def _key(text: str) -> str:
+    return _DIGITS.sub("#", text.lower()).strip()
+
+
+def find(pages: Sequence[Page]) -> dict[int, BlockKind]:
+    """Kind of every line that is furniture, by id(line)."""
+    kinds: dict[int, BlockKind] = {id(line): line.kind for page in pages for line in page.lines if line.kind}
+    seen: dict[tuple[str, bool], list[Line]] = defaultdict(list)
+    heights: Counter[tuple[bool, int]] = Counter()
+    margin: list[tuple[Line, bool, Page]] = []
+    for page in pages:
+        for line in page.lines:
+            if id(line) in kinds:
+                continue
+            top = line.y1 < MARGIN * page.height
+            bottom = line.y0 > (1 - MARGIN) * page.height
+            if top or bottom:
+                margin.append((line, top, page))
+                seen[_key(line.text), top].append(line)
+    least = 2 if len(pages) < 8 else 3
+    for line, top, _ in margin:
+        if _is_repeated(line, seen[_key(line.text), top], least):
+            kinds[id(line)] = _kind(line, top)
+            heights[top, round(line.baseline)] += 1
+    # A line at a running head's height and beyond all other text is one, though its text occurs once; so is a
+    # bare number, and what stands in a row with one.
+    levels = {key for key, count in heights.items() if count >= 2}
+    for line, top, page in margin:
+        if id(line) in kinds or not _is_outermost(line, top, page, kinds):
+            continue
+        at_level = any((top, round(line.baseline) + d) in levels for d in (-1, 0, 1))
+        if at_level or _BARE_NUMBER.fullmatch(line.text) or _beside_number(line, page):
+            kinds[id(line)] = _kind(line, top)
+    return kinds
+
+
+def _kind(line: Line, top: bool) -> BlockKind:
+    return "page_number" if _NUMBER.fullmatch(line.text) else "header" if top else "footer"
+
+
+def _is_outermost(line: Line, top: bool, page: Page, kinds: dict[int, BlockKind]) -> bool:
+    """Whether nothing but furniture lies beyond the line, and a gap between it and the text."""
+    others = [other for other in page.lines if other is not line and id(other) not in kinds]
+    if any(other.y1 < line.y0 + 1 if top else other.y0 > line.y1 - 1 for other in others):
+        return False
+    inward = [
+        other.y0 - line.y1 if top else line.y0 - other.y1
+        for other in others
+        if other.x0 < line.x1 and other.x1 > line.x0
+    ]
+    return min((gap for gap in inward if gap > -1), default=page.height) > 0.9 * line.size
+
+
+def _beside_number(line: Line, page: Page) -> bool:
+    return any(
+        abs(other.baseline - line.baseline) < 2 and _BARE_NUMBER.fullmatch(other.text)
+        for other in page.lines
+        if other is not line
+    )
+
+
+def _is_repeated(line: Line, alike: Sequence[Line], least: int) -> bool:
+    """Whether lines of the same text (but for numbers) stand at this height on enough pages."""
+    return len({other.page for other in alike if abs(other.baseline - line.baseline) < 4}) >= least

@@ -1,0 +1,192 @@
+"""The document's structure: the kind of every region, in reading order, zone by zone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from hiperrag.parsing import frontmatter, mend, references, typography
+from hiperrag.parsing.lines import Page
+from hiperrag.parsing.regions import LIST_MARK, SENTENCE_END, Region
+from hiperrag.parsing.typography import Style
+from hiperrag.records import BlockKind
+
+_RELATION = re.compile(r"[=<>≤≥≈≡∈⊂⊆∀∃→⇒⇔↔↦∑∏∫√∂≠∝≅⟨]|\(\d{1,3}[a-z]?\)$")
+_NOTE_MARK = re.compile(r"(?:[*†‡§¶∗#]|\d{1,2}\s?[A-Z]|[a-z]\s?[A-Z])")
+
+
+def classify(
+    found: list[Region], pages: Sequence[Page], style: Style, words: Mapping[str, int], metadata_title: str
+) -> tuple[list[Region], frontmatter.FrontMatter]:
+    """Kind, level, text and continuation of every region; the regions of the references are split by entry."""
+    for region in found:
+        texts = [line.text for line in region.lines]
+        mono = typography.MONOSPACED.search(region.lines[0].font)
+        region.text = "\n".join(texts) if mono else mend.join_all(texts, words)
+    style = typography.refine(style, found)
+    front = frontmatter.find(found, _first_page(found, pages), style, metadata_title)
+    _body(found[front.end :], pages, style)
+    found = references.split_entries(found, words)
+    typography.set_levels([region for region in found if region.kind == "heading"])
+    _continue(found, words)
+    return found, front
+
+
+def _first_page(found: Sequence[Region], pages: Sequence[Page]) -> Page:
+    """The first page with any text beside its furniture."""
+    number = found[0].page if found else pages[0].number
+    return next(page for page in pages if page.number == number)
+
+
+def _body(found: Sequence[Region], pages: Sequence[Page], style: Style) -> None:
+    """Kinds of everything after the front matter."""
+    heights = {page.number: page.height for page in pages}
+    references_heading: Region | None = None
+    reference: Region | None = None
+    caption: Region | None = None
+    for index, region in enumerate(found):
+        if region.known or region.kind != "paragraph":
+            continue
+        if typography.REFERENCES.fullmatch(region.text) and len(region.lines) == 1:
+            region.kind, references_heading, caption = "heading", region, None
+        elif typography.is_caption(region, style):
+            region.kind, caption = "caption", region
+        elif _ends_references(region, references_heading, style):
+            region.kind, references_heading, caption = "heading", None, None
+        elif references_heading is not None or (reference is not None and _set_alike(region, reference, style)):
+            region.kind = "reference"
+            reference = reference or region
+        elif caption is not None and _goes_on_caption(caption, region):
+            region.kind, region.continues = "caption", True
+        elif _heads_text(region, found[index + 1] if index + 1 < len(found) else None, style):
+            region.kind, caption = "heading", None
+        else:
+            region.kind = _running_kind(region, caption, style, heights[region.page])
+            if region.kind in ("paragraph", "list") and (
+                caption is None or typography.is_prose(region) or region.page != caption.page
+            ):
+                caption = None
+
+
+def _ends_references(region: Region, references_heading: Region | None, style: Style) -> bool:
+    """Whether a region is a heading; within the references only one set like theirs counts."""
+    if not typography.is_heading(region, style):
+        return False
+    if references_heading is None:
+        return True
+    known = typography.KNOWN_HEADINGS.fullmatch(region.text) is not None
+    return known or typography.same_look(region, references_heading)
+
+
+def _set_alike(region: Region, reference: Region, style: Style) -> bool:
+    """Whether a region is set like the references, and those unlike the text."""
+    return (
+        reference.size < style.size - 0.45
+        and abs(region.size - reference.size) < 0.2
+        and region.lines[0].font == reference.lines[0].font
+    )
+
+
+def _goes_on_caption(caption: Region, region: Region) -> bool:
+    """Whether a region is the second column of a caption set in two."""
+    return (
+        region.page == caption.page
+        and abs(region.size - caption.size) < 0.2
+        and region.lines[0].font == caption.lines[-1].font
+        and abs(region.y0 - caption.y0) < 0.5 * region.size
+        and region.x0 > caption.x1
+    )
+
+
+def _heads_text(region: Region, following: Region | None, style: Style) -> bool:
+    """Whether a short line in a font of its own stands on top of running text."""
+    line = region.lines[0]
+    return (
+        following is not None
+        and len(region.lines) == 1
+        and line.font not in style.fonts
+        and region.size > style.size - 1
+        and 3 < len(region.text) < 100
+        and region.text[:1].isupper()
+        and region.text[-1] not in ".,;:"
+        and line.x1 < region.right - 0.1 * (region.right - region.left)
+        and following.page == region.page
+        and -2 < following.y0 - region.y1 < 2 * region.size
+        and abs(following.left - region.left) < 2 * region.size
+        and following.lines[0].font in style.fonts
+        and abs(following.size - style.size) < 0.45
+        and typography.is_prose(following)
+    )
+
+
+def _running_kind(region: Region, caption: Region | None, style: Style, page_height: float) -> BlockKind:
+    """Kind of a region that is neither heading nor caption. `caption` is the latest one with no text since."""
+    text = region.text
+    beside = caption is not None and caption.page == region.page
+    in_table = beside and caption is not None and typography.is_table_caption(caption)
+    prose = typography.is_prose(region)
+    if typography.MONOSPACED.search(region.lines[0].font) and (len(region.lines) > 1 or not prose):
+        return "code"
+    small = region.size < style.size - 0.45 and not style.is_body_size(region.size)
+    keywords = typography.KEYWORDS.match(text)
+    if keywords and len(text) > 14 and (small or keywords.group("after")):
+        return "footnote"
+    if small:
+        if in_table:
+            return "table"
+        if not prose or (caption is not None and beside and abs(region.size - caption.size) < 0.3):
+            return "figure" if not _NOTE_MARK.match(text) else "footnote"
+        return "footnote" if len(text) < 1500 or region.y0 > 0.6 * page_height else "paragraph"
+    if not in_table and LIST_MARK.match(text):
+        return "list"
+    if not in_table and _is_equation(region, style):
+        return "equation"
+    if region.n_rows_split >= max(1, 0.3 * len(region.lines)) and not prose:
+        return "table"
+    if in_table and not prose and region.page == (caption.page if caption else 0):
+        return "table"
+    narrow = region.right - region.left < 0.5 * style.width
+    if narrow and not prose and not style.is_body_size(region.size):
+        return "figure"
+    if len(text) < 60 and region.lines[0].font not in style.fonts and not SENTENCE_END.search(text):
+        return "figure"
+    return "paragraph"
+
+
+def _is_equation(region: Region, style: Style) -> bool:
+    """A displayed formula: relations or operators, few words, set in or near the size of the text."""
+    if typography.is_prose(region) or len(region.text) > 300 or region.size < style.size - 1.6:
+        return False
+    words = re.findall(r"[^\W\d_]{4,}", region.text)
+    return bool(_RELATION.search(region.text)) and sum(map(len, words)) < 0.7 * len(region.text)
+
+
+def _continue(found: Sequence[Region], words: Mapping[str, int]) -> None:
+    """Join paragraphs over column and page breaks. A word broken there is completed in the former region."""
+    previous: Region | None = None
+    for region in found:
+        if region.kind == "heading":
+            previous = None
+        if region.kind not in ("paragraph", "abstract", "list"):
+            continue
+        if previous is not None and _goes_on(previous, region):
+            region.continues = True
+            if previous.text.endswith(("-", "\u00ad")) and " " in region.text:
+                head, _, rest = region.text.partition(" ")
+                previous.text = mend.join_all([previous.text, head], words)
+                region.text = rest
+        previous = region
+
+
+def _goes_on(previous: Region, region: Region) -> bool:
+    if previous.kind != region.kind and (previous.kind, region.kind) != ("list", "paragraph"):
+        return False
+    if LIST_MARK.match(region.text) and not region.text[:1].islower():
+        return False
+    if region.text[:1].islower():
+        return not SENTENCE_END.search(previous.text) or previous.text[-1] not in ".!?"
+    if SENTENCE_END.search(previous.text):
+        return False
+    full = previous.lines[-1].x1 > previous.right - 0.15 * (previous.right - previous.left)
+    moved = region.page != previous.page or region.y0 < previous.y1
+    return full and moved

@@ -1,0 +1,391 @@
+"""One indexing run: plan the parts, drive their stages over a site, commit shards as they are built."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import errno
+import fcntl
+import heapq
+import shutil
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import hiperrag
+from hiperrag import encoders
+from hiperrag.collection import (
+    FORMAT_VERSION,
+    Collection,
+    Counts,
+    EncoderEntry,
+    Manifest,
+    ShardEntry,
+    count,
+)
+from hiperrag.errors import UserError
+from hiperrag.events import EventLog
+from hiperrag.files import fingerprint, write_text_atomic
+from hiperrag.parsing.sources import Discovery, Input, discover, read_bytes
+from hiperrag.records import Quarantined, read_quarantined, write_records
+from hiperrag.workflows.plan import Plan, extend_plan, load_plan, save_plan, weight
+from hiperrag.workflows.pool import Pool, WorkerLostError, result_of
+from hiperrag.workflows.progress import Progress, StageProgress
+from hiperrag.workflows.settings import IndexSettings
+from hiperrag.workflows.sites import Site
+from hiperrag.workflows.stages import (
+    STAGES,
+    PartNames,
+    ShardTask,
+    build_shard,
+    chunk_part,
+    encode_part,
+    name_part,
+    name_shard,
+    parse_part,
+)
+
+LOST_WORKERS_ALLOWED = 5
+"""How often a task may lose its worker before the task itself is taken to be the cause."""
+TASKS_PER_WORKER = 3
+"""Tasks submitted at a time: enough to keep workers busy, few enough to hold no long list of futures."""
+
+
+@dataclasses.dataclass(slots=True)
+class Part:
+    """A part on its way through the stages."""
+
+    inputs: list[Input]
+    names: PartNames
+    shard: int
+    n_inputs: int
+    attempts: int = 0
+
+
+@dataclasses.dataclass(slots=True)
+class Shard:
+    """A shard that waits for its parts."""
+
+    name: str
+    inputs: str
+    parts: list[Part]
+    waiting: int
+    attempts: int = 0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Summary:
+    """How a run ended."""
+
+    run: str
+    counts: Counts
+    new_documents: int
+    duplicates: int
+    ignored: int
+    quarantined: dict[str, int]
+    """Quarantined inputs of the whole collection by reason."""
+    seconds: float
+    stage_seconds: dict[str, float]
+    """Worker seconds spent in each stage by this run."""
+
+
+def index_sources(
+    sources: Sequence[str],
+    to: Path,
+    site: Site,
+    override: Callable[[IndexSettings], IndexSettings] = lambda settings: settings,
+    quiet: bool = False,
+) -> Summary:
+    """Bring the collection at `to` up to date with `sources`.
+
+    `override` turns the collection's settings (defaults for a new one) into those of this run. UserError for
+    unusable sources or a folder that is something else; KeyboardInterrupt passes through with everything that
+    was finished kept.
+    """
+    collection = Collection(to)
+    if to.exists() and not (to.is_dir() and (collection.exists() or _is_resumable(to))):
+        raise UserError(f"{to}: exists and is not a collection; name a new folder")
+    manifest = collection.manifest() if collection.exists() else None
+    settings = override(IndexSettings.model_validate(manifest.settings) if manifest else IndexSettings())
+    found = discover(sources, rows_per_input=settings.parts.rows_per_part)
+    encoder = encoders.describe(settings.encode.encoder)
+    collection.root.mkdir(parents=True, exist_ok=True)
+    with _sole_writer(collection):
+        collection.remove_temporary_files()
+        return _Run(collection, manifest, settings, encoder, site, quiet).index(found)
+
+
+def _is_resumable(folder: Path) -> bool:
+    return (folder / "inputs.parquet").is_file() or not any(entry.name != ".lock" for entry in folder.iterdir())
+
+
+@contextlib.contextmanager
+def _sole_writer(collection: Collection) -> Iterator[None]:
+    """Keep two runs on one machine from writing the same collection; the kernel frees the lock of a killed run."""
+    with (collection.root / ".lock").open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                raise UserError(f"{collection.root}: another indexing run is writing it; wait for it to end") from None
+        yield
+
+
+class _Run:
+    def __init__(
+        self,
+        collection: Collection,
+        manifest: Manifest | None,
+        settings: IndexSettings,
+        encoder: EncoderEntry,
+        site: Site,
+        quiet: bool,
+    ) -> None:
+        self.collection = collection
+        self.root = str(collection.root.absolute())
+        self.manifest = manifest
+        self.settings = settings
+        self.encoder = encoder
+        self.site = site
+        self.quiet = quiet
+        self.started = time.monotonic()
+        now = datetime.datetime.now(datetime.UTC)
+        self.id = f"{now:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
+        self.folder = collection.runs / self.id
+        self.entries: list[ShardEntry | None] = []
+        self.shards: dict[int, Shard] = {}
+        self.ready: list[tuple[int, int, int]] = []
+        self.stage_seconds: Counter[str] = Counter()
+        self.unreadable: list[Quarantined] = []
+
+    def index(self, found: Discovery) -> Summary:
+        plan = self._plan(found)
+        self.folder.mkdir(parents=True)
+        write_text_atomic(self.folder / "settings.yaml", self.settings.to_yaml())
+        with EventLog(self.folder / "events.jsonl") as self.events:
+            self.events.write("run_started", run=self.id, version=hiperrag.__version__, site=self.site.name)
+            before = self.manifest.counts.documents if self.manifest else 0
+            progress = self._queue_work(plan)
+            if self.shards:
+                with Progress(progress, self.quiet) as self.progress:
+                    self._drive()
+            manifest = self._commit()
+            self.collection.collect_garbage(manifest)
+            summary = self._summary(manifest, before, found.ignored)
+            self.events.write("run_finished", **dataclasses.asdict(summary) | {"counts": summary.counts.model_dump()})
+        return summary
+
+    # Planning
+
+    def _plan(self, found: Discovery) -> Plan:
+        known = {shard.inputs for shard in self.manifest.shards} if self.manifest else set()
+        plan = extend_plan(
+            load_plan(self.collection),
+            found.inputs,
+            committed=lambda shard: _hash_inputs(shard) in known,
+            read=read_bytes,
+            settings=self.settings.parts,
+        )
+        save_plan(self.collection, plan)
+        self.duplicates = [(item.source, kept) for item, kept in plan.duplicates]
+        self._note_unreadable(found, plan)
+        return plan
+
+    def _note_unreadable(self, found: Discovery, plan: Plan) -> None:
+        """Keep earlier unreadable sources in mind until they can be read."""
+        earlier = []
+        if self.manifest and self.manifest.unreadable:
+            earlier = read_quarantined([self.collection.unreadable_path(self.manifest.unreadable)])
+        readable = {item.source for item in plan.inputs} | {item.path for item in plan.inputs}
+        listed = {entry.source: entry for entry in [*earlier, *found.unreadable] if entry.source not in readable}
+        self.unreadable = [listed[source] for source in sorted(listed)]
+
+    def _queue_work(self, plan: Plan) -> list[StageProgress]:
+        """Find out what is there already, queue the rest; return the stages' totals."""
+        done = {shard.identity: shard for shard in self.manifest.shards} if self.manifest else {}
+        stages = {name: StageProgress(name, "shards" if name == "build" else "documents", 0) for name in STAGES}
+        for number, planned in enumerate(plan.shards):
+            parts = [
+                Part(inputs, name_part(inputs, self.settings, self.encoder), number, sum(map(weight, inputs)))
+                for inputs in planned
+            ]
+            entry = done.get(name_shard([part.names for part in parts]))
+            self.entries.append(entry)
+            stages["build"].total += 1
+            stages["build"].cached += entry is not None
+            for position, part in enumerate(parts):
+                stage = "build" if entry else self._next_stage(part.names)
+                for name in STAGES[:-1]:
+                    stages[name].total += part.n_inputs
+                    if STAGES.index(name) < STAGES.index(stage):
+                        stages[name].cached += part.n_inputs
+                if not entry and stage != "build":
+                    self._push(stage, number, position)
+            if not entry:
+                waiting = sum(self._next_stage(part.names) != "build" for part in parts)
+                self.shards[number] = Shard(f"{number:05d}", _hash_inputs(planned), parts, waiting)
+                if not waiting:
+                    self._push("build", number, 0)
+        for progress in stages.values():
+            progress.done = progress.cached
+        self.replaces = bool(set(done) - {entry.identity for entry in self.entries if entry})
+        return list(stages.values())
+
+    def _next_stage(self, names: PartNames) -> str:
+        for stage in reversed(STAGES[:-1]):
+            if names.output(self.collection, stage).exists():
+                return STAGES[STAGES.index(stage) + 1]
+        return STAGES[0]
+
+    def _push(self, stage: str, shard: int, part: int) -> None:
+        """Later stages first, so that shards are committed early and little waits half-done."""
+        heapq.heappush(self.ready, (-STAGES.index(stage), shard, part))
+
+    # Working
+
+    def _drive(self) -> None:
+        pool = Pool(self.site, self.folder / "parsl", sum(len(shard.parts) for shard in self.shards.values()))
+        try:
+            while self.ready or pool.in_flight:
+                while self.ready and pool.in_flight < TASKS_PER_WORKER * self.site.n_workers:
+                    stage, shard, part = heapq.heappop(self.ready)
+                    self._submit(pool, STAGES[-stage], shard, part)
+                for (stage, shard, part), future in pool.finished(timeout=0.5):
+                    self._settle(stage, shard, part, future)
+                self.progress.refresh()
+        finally:
+            pool.close()
+
+    def _submit(self, pool: Pool, stage: str, shard: int, position: int) -> None:
+        self.progress.begin(stage)
+        tag = (stage, shard, position)
+        if stage == "build":
+            pool.submit(tag, build_shard, self.root, self._shard_task(shard))
+            return
+        part = self.shards[shard].parts[position]
+        if stage == "parse":
+            pool.submit(tag, parse_part, self.root, part.names, part.inputs, self.settings)
+        elif stage == "chunk":
+            pool.submit(tag, chunk_part, self.root, part.names, self.settings, self.encoder)
+        else:
+            pool.submit(tag, encode_part, self.root, part.names, self.encoder, self.site.threads_per_worker)
+
+    def _shard_task(self, number: int) -> ShardTask:
+        shard = self.shards[number]
+        identity = name_shard([part.names for part in shard.parts])
+        return ShardTask(
+            name=f"{shard.name}-{identity[:8]}",
+            identity=identity,
+            inputs=shard.inputs,
+            parts=tuple(part.names for part in shard.parts),
+            n_inputs=tuple(part.n_inputs for part in shard.parts),
+        )
+
+    def _settle(self, stage: str, number: int, position: int, future: Future[Any]) -> None:
+        shard = self.shards[number]
+        work = shard if stage == "build" else shard.parts[position]
+        try:
+            outcome = result_of(future)
+        except WorkerLostError as error:
+            work.attempts += 1
+            self.events.write("worker_lost", stage=stage, shard=number, part=position, message=str(error))
+            if work.attempts < LOST_WORKERS_ALLOWED:
+                self._push(stage, number, position)
+            else:
+                self._give_up(stage, number, position, error)
+            return
+        except (UserError, OSError) as error:  # not this part's fault: a missing model, a full disk
+            raise UserError(f"{stage} stopped: {error}; mend it and rerun to resume") from error
+        except Exception as error:
+            self._give_up(stage, number, position, error)
+            return
+        if isinstance(outcome, ShardEntry):
+            self.entries[number] = outcome
+            self.events.write("shard_built", shard=outcome.name, passages=outcome.n_passages)
+            if not self.replaces:
+                self._commit()
+                self._drop_vectors(shard)
+            self.progress.advance("build", 1)
+            return
+        part = shard.parts[position]
+        self.stage_seconds[stage] += outcome.seconds
+        self.events.write("part_done", stage=stage, shard=number, part=position, **dataclasses.asdict(outcome))
+        self.progress.advance(stage, part.n_inputs, outcome.n_quarantined)
+        following = STAGES[STAGES.index(stage) + 1]
+        if following != "build":
+            self._push(following, number, position)
+        else:
+            self._part_ready(number)
+
+    def _part_ready(self, number: int) -> None:
+        self.shards[number].waiting -= 1
+        if not self.shards[number].waiting:
+            self._push("build", number, 0)
+
+    def _give_up(self, stage: str, number: int, position: int, error: Exception) -> None:
+        """Quarantine all of a part's inputs: a stage failed on it as a whole."""
+        reason = f"{type(error).__name__}: {error}".splitlines()[0][:300]
+        self.events.write("part_failed", stage=stage, shard=number, part=position, message=reason)
+        if stage == "build":
+            raise UserError(f"building shard {number} failed ({reason}); rerun to resume")
+        part = self.shards[number].parts[position]
+        write_records(
+            self.collection.failed_path(part.names.documents),
+            Quarantined,
+            [Quarantined(item.source, stage, "stage_failed", reason) for item in part.inputs],
+        )
+        part.names = dataclasses.replace(part.names, failed_stage=stage)
+        for skipped in STAGES[STAGES.index(stage) : -1]:
+            self.progress.begin(skipped)
+            self.progress.advance(skipped, part.n_inputs, part.n_inputs if skipped == stage else 0)
+        self._part_ready(number)
+
+    def _drop_vectors(self, shard: Shard) -> None:
+        for part in shard.parts:
+            shutil.rmtree(part.names.output(self.collection, "encode"), ignore_errors=True)
+
+    # Committing
+
+    def _commit(self) -> Manifest:
+        """Make everything built so far visible, in plan order."""
+        shards = [entry for entry in self.entries if entry]
+        unreadable = fingerprint(self.unreadable) if self.unreadable else ""
+        if unreadable:
+            write_records(self.collection.unreadable_path(unreadable), Quarantined, self.unreadable)
+        manifest = Manifest(
+            format=FORMAT_VERSION,
+            hiperrag=hiperrag.__version__,
+            encoder=self.encoder,
+            settings=self.settings.model_dump(mode="json"),
+            settings_hash=self.settings.identity(),
+            run=self.id,
+            duplicates=self.duplicates,
+            unreadable=unreadable,
+            n_unreadable=len(self.unreadable),
+            shards=shards,
+            counts=count(shards, len(self.unreadable)),
+        )
+        self.collection.commit(manifest)
+        return manifest
+
+    def _summary(self, manifest: Manifest, documents_before: int, ignored: int) -> Summary:
+        reasons = Counter(entry.error for entry in read_quarantined(self.collection.quarantine_files(manifest)))
+        return Summary(
+            run=self.id,
+            counts=manifest.counts,
+            new_documents=manifest.counts.documents - documents_before,
+            duplicates=len(manifest.duplicates),
+            ignored=ignored,
+            quarantined=dict(reasons.most_common()),
+            seconds=time.monotonic() - self.started,
+            stage_seconds=dict(self.stage_seconds),
+        )
+
+
+def _hash_inputs(shard: list[list[Input]]) -> str:
+    return fingerprint([[dataclasses.astuple(item) for item in part] for part in shard])

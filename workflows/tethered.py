@@ -1,0 +1,38 @@
+"""Run a Python script that ends when the main process does: `python -m hiperrag.workflows.tethered PID SCRIPT [ARGS]`.
+
+A main process killed with SIGKILL cannot stop Parsl's interchange and workers; left alone, they would go on working, or
+wait for it forever. Ctrl-C is ignored here, because it is meant for the main process, which then stops them in order.
+"""
+
+from __future__ import annotations
+
+import os
+import runpy
+import select
+import signal
+import sys
+import threading
+
+
+def end_with(pid: int) -> None:
+    """Kill this process when process `pid` has ended, and with it its process group unless that is also `pid`'s."""
+    try:
+        watched = os.pidfd_open(pid)
+        shares_group = os.getpgid(pid) == os.getpgrp()
+    except ProcessLookupError:
+        sys.exit("the main process is gone")
+
+    def watch() -> None:
+        select.select([watched], [], [])
+        if shares_group:
+            os._exit(1)
+        os.killpg(0, signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with(int(sys.argv[1]))
+    sys.argv = sys.argv[2:]
+    runpy.run_path(sys.argv[0], run_name="__main__")
