@@ -17,10 +17,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
+from hiperrag.encoders.linear import FloatLinear, Int8AfterGelu, Int8Linear, Linear, RangeRecorder
 from hiperrag.errors import UserError
 
 
-@dataclasses.dataclass(slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class BertShape:
     """The part of a BERT configuration that the forward pass needs."""
 
@@ -33,40 +34,39 @@ class BertShape:
 
 @dataclasses.dataclass(slots=True)
 class BertLayer:
-    """Weights of one transformer layer; query, key and value are one matrix."""
+    """One transformer layer; query, key and value are one matrix."""
 
-    qkv: tuple[Tensor, Tensor]
-    attention_out: tuple[Tensor, Tensor]
+    qkv: Linear
+    attention_out: Linear
     attention_norm: tuple[Tensor, Tensor]
-    up: tuple[Tensor, Tensor]
-    down: tuple[Tensor, Tensor]
+    up: Linear
+    down: Linear
     output_norm: tuple[Tensor, Tensor]
 
 
 class PackedBert:
-    """BERT for inference on CPU in float32."""
+    """BERT for inference on CPU, in float32 or bfloat16; `to_int8` turns its linear layers into integer ones."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
         self.shape = read_shape(folder)
-        weights = read_weights(folder)
-        self._words = weights["embeddings.word_embeddings.weight"]
+        weights = read_weights(folder, self.shape.layers)
         # Every text is of segment 0, so its embedding can be added to the positions once.
-        self._positions = (
-            weights["embeddings.position_embeddings.weight"] + weights["embeddings.token_type_embeddings.weight"][0]
-        )
+        segment = weights["embeddings.token_type_embeddings.weight"][0]
+        self._positions = (weights["embeddings.position_embeddings.weight"] + segment).to(dtype)
+        self._words = weights["embeddings.word_embeddings.weight"].to(dtype)
+        weights = {name: weight.to(dtype) for name, weight in weights.items()}
         self._embedding_norm = _pair(weights, "embeddings.LayerNorm")
-        self._layers = [_layer(weights, f"encoder.layer.{n}.") for n in range(self.shape.layers)]
+        self.layers = [_layer(weights, f"encoder.layer.{n}.") for n in range(self.shape.layers)]
 
     @torch.inference_mode()
     def __call__(self, ids: Tensor, lengths: Sequence[int]) -> Tensor:
         """Last hidden states (total tokens, hidden) of texts laid end to end in `ids` (total tokens,)."""
         positions = torch.cat([self._positions[:length] for length in lengths])
         x = self._norm(functional.embedding(ids, self._words).add_(positions), self._embedding_norm)
-        for layer in self._layers:
-            context = self._attention(functional.linear(x, *layer.qkv), lengths)
-            x = self._norm(functional.linear(context, *layer.attention_out).add_(x), layer.attention_norm)
-            inner = functional.gelu(functional.linear(x, *layer.up))
-            x = self._norm(functional.linear(inner, *layer.down).add_(x), layer.output_norm)
+        for layer in self.layers:
+            context = self._attention(layer.qkv(x), lengths)
+            x = self._norm(layer.attention_out(context).add_(x), layer.attention_norm)
+            x = self._norm(layer.down(functional.gelu(layer.up(x))).add_(x), layer.output_norm)
         return x
 
     def _norm(self, x: Tensor, weights: tuple[Tensor, Tensor]) -> Tensor:
@@ -82,9 +82,25 @@ class PackedBert:
             # (texts, tokens, 3, heads, width) -> three of (texts, heads, tokens, width)
             q, k, v = qkv[start:stop].view(count, length, 3, heads, width).permute(2, 0, 3, 1, 4)
             out = functional.scaled_dot_product_attention(q, k, v)
-            context[start:stop] = out.transpose(1, 2).reshape(count * length, self.shape.hidden)
+            context[start:stop].view(count, length, heads, width).copy_(out.transpose(1, 2))
             start = stop
         return context
+
+
+def to_int8(bert: PackedBert, ids: Tensor, lengths: Sequence[int]) -> None:
+    """Turn a float32 model's linear layers into int8 ones, with channel ranges as seen on the sample given."""
+    recorders: list[tuple[BertLayer, str, RangeRecorder]] = []
+    for layer in bert.layers:
+        for name in ("qkv", "attention_out", "up"):
+            recorder = RangeRecorder(getattr(layer, name))
+            setattr(layer, name, recorder)
+            recorders.append((layer, name, recorder))
+    bert(ids, lengths)
+    for layer, name, recorder in recorders:
+        setattr(layer, name, Int8Linear(recorder.linear, recorder.largest))
+    for layer in bert.layers:
+        assert isinstance(layer.down, FloatLinear)
+        layer.down = Int8AfterGelu(layer.down)
 
 
 def read_shape(folder: Path) -> BertShape:
@@ -107,12 +123,17 @@ def read_shape(folder: Path) -> BertShape:
     )
 
 
-def read_weights(folder: Path) -> dict[str, Tensor]:
-    """All float32 weights of a BertModel, whatever head it was saved under."""
+def read_weights(folder: Path, layers: int) -> dict[str, Tensor]:
+    """The encoder's weights in float32, whatever head the model was saved under."""
     path = folder / "model.safetensors"
     if not path.is_file():
         raise UserError(f"{folder} has no model.safetensors: save the model with `save_pretrained`")
-    return {name.removeprefix("bert."): weight.float() for name, weight in load_file(path).items()}
+    weights = {name.removeprefix("bert."): weight for name, weight in load_file(path).items()}
+    if f"encoder.layer.{layers - 1}.output.dense.weight" not in weights:
+        raise UserError(f"{path} does not hold the {layers} BERT layers that config.json announces")
+    return {
+        name: weight.float() for name, weight in weights.items() if name.startswith(("embeddings.", "encoder."))
+    }
 
 
 def _pair(weights: dict[str, Tensor], name: str) -> tuple[Tensor, Tensor]:
@@ -122,10 +143,10 @@ def _pair(weights: dict[str, Tensor], name: str) -> tuple[Tensor, Tensor]:
 def _layer(weights: dict[str, Tensor], prefix: str) -> BertLayer:
     parts = [_pair(weights, f"{prefix}attention.self.{part}") for part in ("query", "key", "value")]
     return BertLayer(
-        qkv=(torch.cat([weight for weight, _ in parts]), torch.cat([bias for _, bias in parts])),
-        attention_out=_pair(weights, f"{prefix}attention.output.dense"),
+        qkv=FloatLinear(torch.cat([weight for weight, _ in parts]), torch.cat([bias for _, bias in parts])),
+        attention_out=FloatLinear(*_pair(weights, f"{prefix}attention.output.dense")),
         attention_norm=_pair(weights, f"{prefix}attention.output.LayerNorm"),
-        up=_pair(weights, f"{prefix}intermediate.dense"),
-        down=_pair(weights, f"{prefix}output.dense"),
+        up=FloatLinear(*_pair(weights, f"{prefix}intermediate.dense")),
+        down=FloatLinear(*_pair(weights, f"{prefix}output.dense")),
         output_norm=_pair(weights, f"{prefix}output.LayerNorm"),
     )

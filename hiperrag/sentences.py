@@ -104,7 +104,8 @@ def _ends_sentence(text: str, first: int, match: re.Match[str]) -> bool:
         return False
     if match.start() - first < 12 and not text[first : match.start()].strip("0123456789.()"):
         return False  # the number of a heading or of a list item
-    if word in _UNITS and text[: match.start()].removesuffix(before).rstrip()[-1:].isdigit():
+    begin = match.start() - len(before)
+    if word in _UNITS and text[max(0, begin - 2) : begin].rstrip()[-1:].isdigit():
         return True
     is_initial = len(before) == 1 and before.isalpha() and before.isupper()
     if is_initial or re.fullmatch(r"(?:[A-Z][a-z]?[.-]{1,2})+[A-Z]", before) or word in _SOMETIMES_FINAL:

@@ -143,7 +143,9 @@ class _Packer:
         begin, end = _stripped(text, 0, len(text))
         if begin == end:
             return []
-        for title in dict.fromkeys((self._title, self._short_title)):
+        # A tokenizer gives a word a token at least, so most of what is too long need not be counted as a whole.
+        titles = dict.fromkeys((self._title, self._short_title)) if len(text.split()) <= self._limit else ()
+        for title in titles:
             [whole] = self._counts(title, stream.kind, [text[begin:end]])
             if whole <= self._limit:
                 return [(title, begin, end, whole)]

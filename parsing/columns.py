@@ -19,6 +19,9 @@ MIN_GUTTER = 4.0
 """Width of the narrowest gutter in points."""
 MIN_COLUMN = 0.11
 """Width of the narrowest text line that speaks for a gutter, as a share of the page's width."""
+MAX_LINES = 1500
+"""A region of more lines is a plot or a map: no columns are looked for."""
+MAX_DEPTH = 4
 MIN_PAIRS = 4
 """Lines side by side that make a gutter."""
 
@@ -85,7 +88,7 @@ def _is_beside_box(left: Line, right: Line, starts: Counter[int], page_width: fl
 
 def _margin_notes(lines: Sequence[Line], page_width: float) -> set[int]:
     """Ids of the lines that lie wholly in the margin beside a page of one wide column."""
-    wide = [line for line in lines if line.width > 0.45 * page_width]
+    wide = [line for line in lines if line.width > 0.38 * page_width]
     if len(wide) < 8 or len(wide) < 0.3 * len(lines):
         return set()
     left = sorted(line.x0 for line in wide)[len(wide) // 10]
@@ -116,12 +119,16 @@ def reading_order(lines: Sequence[Line], page_width: float, depth: int = 0) -> l
             rest = [line for line in lines if id(line) not in beside]
             notes = [line for line in lines if id(line) in beside]
             return [*reading_order(rest, page_width, 1), *reading_order(notes, page_width, 1)]
-    gutter = _gutter(lines, page_width) if depth < 4 else None
+    gutter = _gutter(lines, page_width) if depth < MAX_DEPTH and len(lines) <= MAX_LINES else None
     if gutter is None:
         return [Segment(in_rows(lines), *_bounds(lines))]
     middle = (gutter[0] + gutter[1]) / 2
     crossing = [line for line in lines if _crosses(line, gutter)]
     sides = [line for line in lines if not _crosses(line, gutter)]
+    if tails := _last_lines(crossing, sides):
+        crossing = [*crossing, *tails]
+        tail_ids = {id(line) for line in tails}
+        sides = [line for line in sides if id(line) not in tail_ids]
     cuts = _cuts(crossing, sides)
     segments: list[Segment] = []
     remaining = sides
@@ -135,29 +142,26 @@ def reading_order(lines: Sequence[Line], page_width: float, depth: int = 0) -> l
         inside = [line for line in remaining if (line.y0 + line.y1) / 2 < bottom]
         remaining = [line for line in remaining if (line.y0 + line.y1) / 2 >= bottom]
         band = [*band, *inside]
-        if tail := _last_line(band, remaining):
-            band.append(tail)
-            remaining = [line for line in remaining if line is not tail]
-        segments.append(Segment(in_rows(band), *_bounds(band)))
+        segments.extend(reading_order(band, page_width, depth + 1))
     segments.extend(_columns(remaining, middle, page_width, depth))
     return segments
 
 
-def _last_line(band: Sequence[Line], below: Sequence[Line]) -> Line | None:
-    """The short last line of a wide paragraph, which crosses no gutter: set like the line above, at its left
-    edge and pitch, and alone in its row."""
-    above = max(band, key=lambda line: line.baseline)
-    for line in below:
-        pitch = line.baseline - above.baseline
-        if (
-            0 < pitch < 1.5 * above.size
-            and abs(line.x0 - above.x0) < 2 * above.size
-            and abs(line.size - above.size) < 0.2
-            and line.font == above.font
-            and not any(other is not line and abs(other.baseline - line.baseline) < 0.4 * line.size for other in below)
-        ):
-            return line
-    return None
+def _last_lines(crossing: Sequence[Line], sides: Sequence[Line]) -> list[Line]:
+    """Short last lines of wide paragraphs, which cross no gutter: set like the line above, at its left edge and
+    pitch, with nothing to the right."""
+    found = []
+    for above in crossing:
+        for line in sides:
+            if (
+                0 < line.baseline - above.baseline < 1.5 * above.size
+                and abs(line.x0 - above.x0) < 2 * above.size
+                and abs(line.size - above.size) < 0.2
+                and line.font == above.font
+                and not any(abs(o.baseline - line.baseline) < 0.4 * line.size and o.x0 > line.x1 for o in sides)
+            ):
+                found.append(line)
+    return found
 
 
 def _cuts(crossing: Sequence[Line], sides: Sequence[Line]) -> list[list[Line]]:
@@ -167,11 +171,28 @@ def _cuts(crossing: Sequence[Line], sides: Sequence[Line]) -> list[list[Line]]:
     for line in sorted(crossing, key=lambda line: line.y0):
         if bands:
             bottom = max(other.y1 for other in bands[-1])
-            if not any(bottom < y < line.y0 for y in tops):
+            # Between tight lines there is no room for text of a column, only for notes beside them.
+            if line.y0 - bottom < 0.8 * line.size or not any(bottom < y < line.y0 for y in tops):
                 bands[-1].append(line)
                 continue
         bands.append([line])
     return bands
+
+
+def split_at_references(lines: Sequence[Line], heading: Line, page_width: float) -> tuple[list[Line], list[Line]]:
+    """Lines above and below a references heading in the left column where the list below is set across both
+    columns: the right one then has text above and entries below the heading's height. Else (all, none)."""
+    entries = [line for line in lines if line.y0 > heading.y1 - 1 and line.x0 < heading.x1]
+    beside = [line for line in lines if line.x0 > heading.x0 + 0.35 * page_width]
+    above = sorted((line for line in beside if line.y1 < heading.y0 + 2), key=lambda line: line.y1)
+    below = [line for line in beside if line.y0 > heading.y0 - 2]
+    if heading.centre > page_width / 2 or not entries or not above or not below:
+        return list(lines), []
+    size = min(entries, key=lambda line: line.y0).size
+    entries_below = all(abs(line.size - size) < 0.45 for line in below)
+    if len(above) + len(below) < len(beside) or not entries_below or abs(above[-1].size - size) < 0.45:
+        return list(lines), []
+    return [line for line in lines if line.y1 < heading.y0 + 2], [line for line in lines if line.y1 >= heading.y0 + 2]
 
 
 def _columns(lines: Sequence[Line], middle: float, page_width: float, depth: int) -> list[Segment]:

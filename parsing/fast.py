@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import sys
 from collections.abc import Sequence
 from typing import Any
 
-from hiperrag.parsing import furniture, mend, regions, structure, tables, typography
-from hiperrag.parsing.columns import reading_order
+from hiperrag.parsing import columns, furniture, mend, regions, structure, tables, typography
 from hiperrag.parsing.errors import ParseError
-from hiperrag.parsing.lines import Page, page_lines
+from hiperrag.parsing.lines import Line, Page, page_lines
 from hiperrag.records import Block, BlockKind, Document
 
 PARSER = "fast"
@@ -18,7 +18,18 @@ VERSION = "1"
 MAX_PAGES = 20_000
 """Pages beyond this are not read: a page tree may claim any number."""
 MIN_CHARACTERS = 10
-"""A page with fewer characters has no usable text layer."""
+"""A page with fewer characters has no usable text layer if it shows anything else."""
+
+
+@dataclasses.dataclass(slots=True)
+class _Reading:
+    pages: list[Page]
+    """Pages that could be read."""
+    tried: int
+    usable: int
+    """Pages with a text layer, or with nothing to read."""
+    blank: int
+    """Pages that show nothing at all."""
 
 
 def parse_pdf(data: bytes, source: str, doc_id: str) -> Document:
@@ -29,12 +40,13 @@ def parse_pdf(data: bytes, source: str, doc_id: str) -> Document:
     pymupdf = load_pymupdf()
     with _open(pymupdf, data) as pdf:
         n_pages = _page_count(pdf)
-        pages, n_read = _read_pages(pymupdf, pdf, n_pages)
+        reading = _read_pages(pymupdf, pdf, n_pages)
         metadata = dict(pdf.metadata or {})
-    usable = sum(1 for page in pages if sum(len(line.text) for line in page.lines) >= MIN_CHARACTERS)
-    if not usable:
+    if not any(page.lines for page in reading.pages):
+        if reading.blank == len(reading.pages):
+            raise ParseError("no_text", "every page that can be read is blank")
         raise ParseError("no_text", "no page has a text layer; OCR is needed")
-    blocks, title, authors = _assemble(pages, metadata)
+    blocks, title, authors = _assemble(reading.pages, metadata)
     return Document(
         doc_id=doc_id,
         source=source,
@@ -43,7 +55,7 @@ def parse_pdf(data: bytes, source: str, doc_id: str) -> Document:
         n_pages=n_pages,
         parser=PARSER,
         parser_version=VERSION,
-        quality=usable / n_read,
+        quality=reading.usable / reading.tried,
         blocks=blocks,
     )
 
@@ -96,20 +108,26 @@ def _page_count(pdf: Any) -> int:
     return count
 
 
-def _read_pages(pymupdf: Any, pdf: Any, n_pages: int) -> tuple[list[Page], int]:
-    """Pages that could be read, and how many were tried. Raises ParseError if every page failed."""
+def _read_pages(pymupdf: Any, pdf: Any, n_pages: int) -> _Reading:
+    """Lines of all pages. Raises ParseError if no page could be read."""
     flags = pymupdf.TEXT_PRESERVE_WHITESPACE | pymupdf.TEXT_MEDIABOX_CLIP
-    pages: list[Page] = []
+    reading = _Reading(pages=[], tried=min(n_pages, MAX_PAGES), usable=0, blank=0)
     failure = ""
-    tried = min(n_pages, MAX_PAGES)
-    for index in range(tried):
+    for index in range(reading.tried):
         try:
-            pages.append(page_lines(pdf[index].get_text("dict", flags=flags), index + 1))
+            page = pdf[index]
+            lines = page_lines(page.get_text("dict", flags=flags), index + 1)
+            enough = sum(len(line.text) for line in lines.lines) >= MIN_CHARACTERS
+            drawn = [] if enough else [kind for kind, _ in page.get_bboxlog()]
         except Exception as error:  # MuPDF raises many types; one bad page must not lose the document
             failure = _reason(error)
-    if not pages:
+            continue
+        reading.pages.append(lines)
+        reading.usable += all(kind.endswith("text") for kind in drawn)
+        reading.blank += not enough and not drawn
+    if not reading.pages:
         raise ParseError("damaged", f"no page can be read: {failure}")
-    return pages, tried
+    return reading
 
 
 def _assemble(pages: Sequence[Page], metadata: dict[str, Any]) -> tuple[list[Block], str, list[str]]:
@@ -121,7 +139,7 @@ def _assemble(pages: Sequence[Page], metadata: dict[str, Any]) -> tuple[list[Blo
     body = [
         region
         for page, lines in zip(pages, remaining, strict=True)
-        for segment in reading_order(tables.gather(page, lines, style, leading), page.width)
+        for segment in _segments(page, tables.gather(page, lines, style, leading))
         for region in regions.split(segment, leading)
     ]
     metadata_title = _plausible(str(metadata.get("title") or ""))
@@ -139,7 +157,19 @@ def _assemble(pages: Sequence[Page], metadata: dict[str, Any]) -> tuple[list[Blo
                 blocks.append(_line_block(page, line, "header"))
         blocks.extend(_block(by_number[r.page], r) for r in body if r.page == page.number)
         blocks.extend(_line_block(page, line, kinds[id(line)]) for line in marks if kinds[id(line)] != "header")
+        for line in page.sideways:  # stamps in the margin, labels of axes
+            in_margin = line.x1 < 0.08 * page.width or line.x0 > 0.92 * page.width
+            blocks.append(_line_block(page, line, "footer" if in_margin else "figure"))
     return blocks, title, authors
+
+
+def _segments(page: Page, lines: Sequence[Line]) -> list[columns.Segment]:
+    """Column segments of a page in reading order."""
+    heading = next((line for line in lines if typography.REFERENCES.fullmatch(line.text)), None)
+    if heading is None:
+        return columns.reading_order(lines, page.width)
+    above, below = columns.split_at_references(lines, heading, page.width)
+    return [*columns.reading_order(above, page.width), *columns.reading_order(below, page.width)]
 
 
 def _plausible(title: str) -> str:
@@ -154,7 +184,7 @@ def _plausible(title: str) -> str:
     return title
 
 
-def _line_block(page: Page, line: Any, kind: BlockKind) -> Block:
+def _line_block(page: Page, line: Line, kind: BlockKind) -> Block:
     return Block(page.number, kind, page.page_bbox(line.x0, line.y0, line.x1, line.y1), line.text)
 
 

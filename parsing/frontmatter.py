@@ -6,16 +6,16 @@ import dataclasses
 import re
 from collections.abc import Sequence
 
-from hiperrag.parsing import typography
+from hiperrag.parsing import abstract, typography
 from hiperrag.parsing.lines import Page
 from hiperrag.parsing.regions import Region
 from hiperrag.parsing.typography import Style
 
 _TYPE_OF_ARTICLE = re.compile(
     r"(?:original|research|review|mini[- ]?review|short|brief|full|systematic|case|technical|data|clinical|invited|"
-    r"regular|study|open access|meta-analysis)[\s-]*(?:research|article|paper|report|communication|protocol|review|note|"
-    r"descriptor|letter|study|access)?s?(?: article| paper)?|article|articles|communication|letter|perspective|editorial|"
-    r"commentary|essay|research|viewpoint",
+    r"regular|study|open access|meta-analysis)[\s-]*(?:research|article|paper|report|communication|protocol|review|"
+    r"note|descriptor|letter|study|access)?s?(?: article| paper)?|(?:\w+ )?articles?|communication|letter|perspective|"
+    r"editorial|commentary|essay|research|viewpoint",
     re.I,
 )
 _JOURNAL = re.compile(
@@ -27,11 +27,12 @@ _NAME = re.compile(r"(?:[^\W\d_][\w.’'‐-]*\s+){1,4}[^\W\d_][\w.’'‐-]+")
 _DEGREES = re.compile(
     r",?\s*\b(?:ph\.?\s?d|m\.?d|m\.?sc|b\.?sc|mph|mbbs|frcs|dr\.?|prof\.?|professor|d\.?d\.?s|pharm\.?d)\b\.?", re.I
 )
+_CONTACT = re.compile(r"\S@\S+\.\w|correspond|^received\b|^©|contributed equally", re.I)
 _AFFILIATION = re.compile(
     r"\W{0,2}(?:\d{1,2}|[a-z]|[*†‡§¶#]+)\s?[A-Z][^.]*(?:universit|institut|department|hospital|division)", re.I
 )
 _INSTITUTION = re.compile(
-    r"universit|institut|department|college|hospital|laborator|school|facult|cent(?:er|re)\b|academy|division|"
+    r"universit|institut|department|college|hospital|laborator|school|facult|cent(?:er|re)\b|academy|division|polytechnic|observatory|survey|agency|\bgroup\b|section|systems|"
     r"ministry|company|inc\.|ltd|gmbh|foundation|\d{4,}",
     re.I,
 )
@@ -65,16 +66,19 @@ def find(found: Sequence[Region], first_page: Page, style: Style, metadata_title
     for index, region in enumerate(found[:start]):
         if region in title or region.kind == "footnote":
             continue
+        names = _names(region.text)
         if typography.BOILERPLATE.search(region.text) or typography.KEYWORDS.match(region.text):
             region.kind = "footnote"
         elif index < last_title:
             region.kind = "header"
-        elif _looks_like_names(region.text) or _INSTITUTION.search(region.text):
+        elif abstract.looks_like_names(region.text) or _INSTITUTION.search(region.text) or (names and not authors):
             region.kind = "authors"
-            authors.extend(name for name in _names(region.text) if name not in authors)
-        elif region.size < style.size - 0.45 or region.right - region.left < 0.55 * style.width or len(region.text) < 60:
+            authors.extend(name for name in names if name not in authors)
+        elif (
+            region.size < style.size - 0.45 or region.right - region.left < 0.55 * style.width or len(region.text) < 60
+        ):
             region.kind = "footnote"
-    end = _abstract(found, start, style, likely=bool(authors))
+    end = abstract.mark(found, start, style, likely=bool(authors))
     return FrontMatter(" ".join(region.text for region in title), authors, end if authors or end > start else 0)
 
 
@@ -103,11 +107,15 @@ def _title(on_first: Sequence[Region], page: Page, style: Style, metadata_title:
 
     best = max(upper, key=score)
     title = [best]
-    for region in on_first:
-        near = region.y0 < best.y1 + 3 * best.size and region.y1 > best.y0 - 3 * best.size
-        if region is not best and near and abs(region.size - best.size) < 0.6 and region.bold == best.bold:
-            if not _TYPE_OF_ARTICLE.fullmatch(region.text) and len(region.text) > 2:
-                title.append(region)
+    top, bottom = best.y0, best.y1
+    for region in sorted(on_first, key=lambda region: abs(region.y0 - best.y0)):
+        # A line in another weight (a species in italics) belongs to the title if it is set tight on it.
+        reach = (3 if region.bold == best.bold else 0.8) * best.size
+        near = region.y0 < bottom + reach and region.y1 > top - reach
+        words = len(region.text) > 2 and not _TYPE_OF_ARTICLE.fullmatch(region.text)
+        if region is not best and near and abs(region.size - best.size) < 0.6 and words:
+            title.append(region)
+            top, bottom = min(top, region.y0), max(bottom, region.y1)
     for region in title:
         region.kind = "title"
     return sorted(title, key=lambda region: region.y0)
@@ -122,7 +130,9 @@ def _is_side_matter(region: Region, title: Sequence[Region], style: Style) -> bo
         return True
     if smaller and region.y0 > (title[0].y1 if title else 0) and _AFFILIATION.match(region.text):
         return True
-    return bool(typography.BOILERPLATE.search(region.text)) and (smaller or len(region.text) < 250)
+    if smaller:
+        return bool(typography.BOILERPLATE.search(region.text))
+    return len(region.text) < 300 and bool(_CONTACT.search(region.text))
 
 
 def _text_start(found: Sequence[Region], title: Sequence[Region], style: Style) -> int:
@@ -140,27 +150,11 @@ def _text_start(found: Sequence[Region], title: Sequence[Region], style: Style) 
             continue
         if typography.RUN_IN_ABSTRACT.match(region.text) and len(region.text) > 60:
             return index
-        if _is_text(region, style):
+        if abstract.is_text(region, style):
             return index
-        if typography.is_heading(region, style) and not _looks_like_names(region.text) and region.page > page:
+        if typography.is_heading(region, style) and not abstract.looks_like_names(region.text) and region.page > page:
             return index
     return fallback
-
-
-def _is_text(region: Region, style: Style) -> bool:
-    if len(region.lines) < 3 or len(region.text) < 180 or not typography.is_prose(region):
-        return False
-    if _looks_like_names(region.text) or typography.BOILERPLATE.search(region.text[:200]):
-        return False
-    lower = re.findall(r"\b[a-z]{2,}\b", region.text)
-    words = re.findall(r"[^\W\d_]{2,}", region.text)
-    return len(lower) > 0.6 * len(words) and region.size > style.size - 2.1
-
-
-def _looks_like_names(text: str) -> bool:
-    words = re.findall(r"[^\W\d_]{2,}", text)
-    capitals = [word for word in words if word[0].isupper()]
-    return len(words) > 1 and len(capitals) > 0.65 * len(words) and ("," in text or " and " in text or "&" in text)
 
 
 def _names(text: str) -> list[str]:
@@ -169,6 +163,7 @@ def _names(text: str) -> list[str]:
         return []
     text = _DEGREES.sub("", text)
     text = re.sub(r"[\d*†‡§¶#∗⁎✉]+|\[[^\]]*\]|\([^)]*\)", ",", text)
+    text = re.sub(r"(?<=\w)\s+[a-z](?:\s*,\s*[a-z])*(?=\s*(?:[,;]|and\b|$))", ",", text)
     text = re.sub(r"[,\s]\s*(?:and|und|&)\s+", ", ", text)
     names: list[str] = []
     for piece in re.split(r"\s*[,;•·|]\s*|^by\s+", text):
@@ -186,90 +181,3 @@ def _names(text: str) -> list[str]:
         ):
             names.append(" ".join(words))
     return names
-
-
-def _abstract(found: Sequence[Region], start: int, style: Style, likely: bool) -> int:
-    """Set the kinds of the abstract that begins at `start`; index of the first region after it. Without a heading
-    text is taken for one only where it is `likely` (there are authors)."""
-    if start >= len(found):
-        return start
-    heading = found[start] if typography.ABSTRACT.fullmatch(found[start].text) else None
-    run_in = typography.RUN_IN_ABSTRACT.match(found[start].text) is not None
-    if heading is None and not run_in and not (likely and _precedes_introduction(found, start, style)):
-        return start
-    last = _introduction(found, start)
-    page, end = found[start].page, start
-    text: Region | None = None
-    for index in range(start, last if last is not None else len(found)):
-        region = found[index]
-        if region.page > page + 1 or (last is None and text and _ends_abstract(region, heading, style)):
-            break
-        alike = text is None or abs(region.size - text.size) <= 0.45
-        if region is heading:
-            region.kind = "heading"
-        elif region.kind == "footnote":
-            continue
-        elif typography.KEYWORDS.match(region.text):
-            region.kind = "footnote"
-        elif (len(region.lines) == 1 and typography.ABSTRACT_PART.fullmatch(region.text)) or (
-            text is not None and typography.is_heading(region, style)
-        ):
-            region.kind = "heading"
-        elif alike:
-            region.kind = "abstract"
-            text = text or region
-        elif region.size < style.size + 0.3 and (last is not None or region.size < style.size - 0.45):
-            region.kind = "footnote"
-        else:
-            break
-        end = index + 1
-        if text and heading is None and not run_in and last is None:
-            break
-    return end
-
-
-def _introduction(found: Sequence[Region], start: int) -> int | None:
-    """Index of the introduction's heading if it follows on this or the next page."""
-    parts = 0
-    for index in range(start + 1, len(found)):
-        region = found[index]
-        if region.page > found[start].page + 1:
-            return None
-        if typography.INTRODUCTION.fullmatch(region.text):
-            # "Background" may be the first part of a structured abstract.
-            larger = [
-                r for r in found[index + 1 :] if r.page <= region.page + 1 and typography.INTRODUCTION.fullmatch(r.text)
-            ]
-            if parts == 0 and larger:
-                parts += 1
-                continue
-            return index
-        if typography.KNOWN_HEADINGS.fullmatch(region.text) and not typography.ABSTRACT_PART.fullmatch(region.text):
-            return None
-    return None
-
-
-def _ends_abstract(region: Region, heading: Region | None, style: Style) -> bool:
-    if typography.INTRODUCTION.fullmatch(region.text) and not (
-        heading is not None and region.size < heading.size - 0.4
-    ):
-        return True
-    if not typography.is_heading(region, style):
-        return False
-    return not typography.ABSTRACT_PART.fullmatch(region.text)
-
-
-def _precedes_introduction(found: Sequence[Region], start: int, style: Style) -> bool:
-    """Whether the text at `start` is an abstract without a heading: an introduction's heading follows soon,
-    or it is set unlike the main text."""
-    if not _is_text(found[start], style):
-        return False
-    for region in found[start + 1 : start + 25]:
-        if region.page > found[start].page + 1:
-            break
-        if typography.INTRODUCTION.fullmatch(region.text):
-            return True
-        if typography.KNOWN_HEADINGS.fullmatch(region.text):
-            return False
-    first = found[start]
-    return first.bold or first.italic or abs(first.size - style.size) > 0.9

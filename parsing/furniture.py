@@ -12,6 +12,9 @@ from hiperrag.records import BlockKind
 MARGIN = 0.14
 """Share of the page's height at its top and bottom in which furniture is looked for."""
 
+MAX_LINES = 1500
+"""A page of more lines is a plot or a map: nothing but repetition tells its running heads."""
+
 _DIGITS = re.compile(r"\d+")
 _NUMBER = re.compile(
     r"(?:page\s*)?[\[(–—-]?\s*(?:[eE]?\d{1,6}|[ivxl]{1,6})\s*[\])–—-]?(?:\s*(?:of|/)\s*\d{1,5})?", re.I
@@ -47,7 +50,7 @@ def find(pages: Sequence[Page]) -> dict[int, BlockKind]:
     # bare number, and what stands in a row with one.
     levels = {key for key, count in heights.items() if count >= 2}
     for line, top, page in margin:
-        if id(line) in kinds or not _is_outermost(line, top, page, kinds):
+        if id(line) in kinds or len(page.lines) > MAX_LINES or not _is_outermost(line, top, page, kinds):
             continue
         at_level = any((top, round(line.baseline) + d) in levels for d in (-1, 0, 1))
         if at_level or _BARE_NUMBER.fullmatch(line.text) or _beside_number(line, page):

@@ -17,7 +17,7 @@ from hiperrag.records import BBox, BlockKind
 
 SUPERSCRIPT_RAISE = 0.18
 """A span is raised (lowered) when its baseline is this share of the line's font size above (below) the line's."""
-MERGE_GAP = 1.4
+MERGE_GAP = 1.2
 """Fragments of one baseline belong together when the gap between them is below this many font sizes."""
 
 MARK_GAP = 4.0
@@ -29,6 +29,7 @@ _LIST_MARK = re.compile(
     r"[•◦▪■●○‣∙·►▶–—*✓-]|\(?(?:\d{1,2}|[a-zA-Z]|[ivx]{1,4})[.)]|\[\d{1,3}\]|\d{1,2}(?:\.\d{1,2}){0,3}\.?"
 )
 _CITATION = re.compile(r"[\[(]?\d{1,3}(?:\s*[,;–—‐-]\s*\d{1,3})*[\])]?,?")
+_LETTER_MARK = re.compile(r"[a-z](?:\s*,\s*[a-z*†‡])*[,*†‡]*")
 _UNIT = re.compile(r"(?:^|[^A-Za-z])(?:[kcmdnµμp]?m|mol|cells?|[kM]?Pa|sec|min|inch|Kcal|kcal|kg|Watts?)$")
 
 
@@ -158,10 +159,13 @@ def _spans(raw_spans: Sequence[dict[str, Any]], turn: int, width: float, height:
 
 
 def _is_citation_mark(word: str, mark: str) -> bool:
-    """Whether raised digits after a word cite a reference rather than being an exponent or part of a formula."""
+    """Whether raised characters after a word cite a reference or a note, rather than being an exponent or part of a
+    formula."""
+    before = word.rstrip()
+    if _LETTER_MARK.fullmatch(mark.strip()):
+        return bool(re.search(r"[^\W\d_]{3}$", before))
     if not _CITATION.fullmatch(mark.strip()):
         return False
-    before = word.rstrip()
     if not before:
         return False
     if before[-1] in ".,;:?!)]”’\"'":
@@ -285,10 +289,14 @@ def _merge_fragments(rows: Sequence[_Row]) -> list[_Row]:
         else:
             merged.append(row)
     for mark in marks:
+        # A number is a mark only of its own block's text: beside another column's it numbers an equation.
+        bullet = not any(character.isalnum() for span in mark.spans for character in span.text)
         beside = [
             row
             for row in merged
-            if -2 < row.x0 - mark.x1 < MARK_GAP * max(mark.size, row.size) and row.shares_row(mark)
+            if (bullet or row.block == mark.block)
+            and -2 < row.x0 - mark.x1 < MARK_GAP * max(mark.size, row.size)
+            and row.shares_row(mark)
         ]
         if beside:
             nearest = min(beside, key=lambda row: row.x0)

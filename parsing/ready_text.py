@@ -32,9 +32,7 @@ def document_from_row(row: dict[str, Any], source: str, index: int) -> Document:
         raise ParseError("bad_row", f"line {index + 1} has no text")
     canonical = json.dumps([name, title, text], ensure_ascii=False)
     blocks = [Block(0, "title", _NOWHERE, title, level=0)] if title else []
-    blocks += [
-        Block(0, "paragraph", _NOWHERE, paragraph) for paragraph in _BLANK_LINE.split(text) if paragraph
-    ]
+    blocks += [Block(0, "paragraph", _NOWHERE, paragraph) for paragraph in _BLANK_LINE.split(text) if paragraph]
     return Document(
         doc_id=hashlib.sha256(canonical.encode()).hexdigest()[:32],
         source=name,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 import statistics
 from collections import Counter
@@ -98,7 +99,7 @@ def leading_ratio(pages: Sequence[Sequence[Line]], size: float) -> float:
     """Median distance of baselines over font size, between lines of the given size that stand under one another."""
     ratios = []
     for lines in pages:
-        for a, b in zip(lines, lines[1:], strict=False):
+        for a, b in itertools.pairwise(lines):
             ratio = (b.baseline - a.baseline) / size
             alike = abs(a.size - size) < 0.5 and abs(b.size - size) < 0.5
             if alike and 0.8 < ratio < 3 and abs(a.x0 - b.x0) < 3 * size:
@@ -151,7 +152,7 @@ def _join_stretched(lines: Sequence[Line], left: float, right: float) -> list[Li
         while index + len(row) < len(lines) and same_row(row[-1], lines[index + len(row)]):
             row.append(lines[index + len(row)])
         index += len(row)
-        gaps = [b.x0 - a.x1 for a, b in zip(row, row[1:], strict=False)]
+        gaps = [b.x0 - a.x1 for a, b in itertools.pairwise(row)]
         size = row[0].size
         fills = abs(row[0].x0 - left) < 2 * size and abs(row[-1].x1 - right) < size
         if len(gaps) >= 2 and fills and max(gaps) < 1.2 * min(gaps) and max(gaps) < 4 * size:
@@ -160,6 +161,11 @@ def _join_stretched(lines: Sequence[Line], left: float, right: float) -> list[Li
         else:
             joined.extend(row)
     return joined
+
+
+def _is_capitals(text: str) -> bool:
+    """Whether a line is set in capitals like a heading: several words, no lower case."""
+    return text.isupper() and len(re.findall(r"[^\W\d_]{3,}", text)) >= 2
 
 
 def _breaks(
@@ -171,6 +177,13 @@ def _breaks(
         return True
     if same_row(previous, line):
         return False
+    if (
+        previous.text.isupper()
+        and not line.text.isupper()
+        and _is_capitals(previous.text)
+        and _is_capitals(current[0].text)
+    ):
+        return True
     if len(current) == 1 and STANDS_ALONE.fullmatch(previous.text) and previous.text[:1].isupper():
         return True
     size = max(previous.size, line.size)

@@ -103,13 +103,13 @@ def _heads_text(region: Region, following: Region | None, style: Style) -> bool:
     line = region.lines[0]
     return (
         following is not None
-        and len(region.lines) == 1
+        and len(region.lines) <= (3 if region.bold else 1)
         and line.font not in style.fonts
-        and region.size > style.size - 1
-        and 3 < len(region.text) < 100
+        and region.size > style.size - (3.5 if region.bold else 1)
+        and 3 < len(region.text) < 160
         and region.text[:1].isupper()
         and region.text[-1] not in ".,;:"
-        and line.x1 < region.right - 0.1 * (region.right - region.left)
+        and region.lines[-1].x1 < region.right - 0.1 * (region.right - region.left)
         and following.page == region.page
         and -2 < following.y0 - region.y1 < 2 * region.size
         and abs(following.left - region.left) < 2 * region.size
@@ -129,6 +129,8 @@ def _running_kind(region: Region, caption: Region | None, style: Style, page_hei
         return "code"
     small = region.size < style.size - 0.45 and not style.is_body_size(region.size)
     keywords = typography.KEYWORDS.match(text)
+    if typography.LICENCE.match(text):
+        return "footnote"
     if keywords and len(text) > 14 and (small or keywords.group("after")):
         return "footnote"
     if small:

@@ -79,6 +79,11 @@ _STATEMENTS = (
 )
 BACK_MATTER = re.compile(rf"(?:{_STATEMENTS})\s*[:.]?", re.I)
 """Headings of statements about an article, not of it, that journals set after its conclusion."""
+LICENCE = re.compile(
+    r"(?:this (?:work|article) is (?:licen[sc]ed|distributed|an open access)|this is an open[- ]access article|"
+    r"open access\W{1,3}this article is|© the authors?|copyright:? ?©|© (?:19|20)\d\d)",
+    re.I,
+)
 RUN_IN_BACK_MATTER = re.compile(
     rf"(?:{_STATEMENTS}|acknowledge?ments?|authors?[’']?s? contributions?|disclosures?|"
     r"data (?:availability|accessibility)(?: statement)?|"

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-import numpy as np
 import pytest
+from answering_helpers import WordEncoder, make_hits
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hiperrag.answering.answer import REFUSAL, Answer, Draft, Sentence, answer
 from hiperrag.answering.generators import GenerationCutError, Message
-from hiperrag.answering.hits import Hit
 from hiperrag.answering.prompts import answer_messages
 from hiperrag.answering.writing import without_thoughts
-from hiperrag.encoders.base import Encoded
 from hiperrag.errors import UserError
-from hiperrag.records import Passage
 
 QUESTION = "At what temperature does water boil?"
 TEXTS = [
@@ -26,28 +23,6 @@ TEXTS = [
     "Ice floats on water since hydrogen bonds hold its molecules apart. Its density is 917 kg per cubic metre.",
     "The three samples were heated slowly in a steel kettle. Vapour bubbles formed on the walls of the kettle.",
 ]
-
-
-class WordEncoder:
-    """One random but fixed vector a word: MaxSim is then the share of words in common."""
-
-    name = identity = "words"
-    dim = pooled_dim = 64
-    max_tokens = 256
-
-    def encode_passages(self, texts: Sequence[str]) -> Encoded:
-        rows = [[self._vector(word) for word in re.findall(r"\w+", text.lower())] for text in texts]
-        flat = [vector for row in rows for vector in row]
-        tokens = np.array(flat, dtype=np.float32).reshape(-1, self.dim)
-        offsets = np.cumsum([0, *map(len, rows)]).astype(np.int64)
-        pooled = np.zeros((len(texts), self.dim), np.float32)
-        return Encoded(tokens, offsets, pooled, np.zeros(len(texts), np.bool_))
-
-    encode_queries = encode_passages
-
-    def _vector(self, word: str) -> np.ndarray:
-        vector = np.random.default_rng(list(word.encode())).normal(size=self.dim)
-        return vector / np.linalg.norm(vector)
 
 
 class ScriptedGenerator:
@@ -68,19 +43,8 @@ class ScriptedGenerator:
             raise GenerationCutError("the line went dead")
 
 
-def make_hits(texts: Sequence[str] = TEXTS) -> list[Hit]:
-    return [
-        Hit(
-            rank=n,
-            score=10.0 - n,
-            passage=Passage(f"p{n}", f"d{n}", f"paper{n}.pdf", f"Paper {n}", 0, "paragraph", "", text, n, n, [], 30),
-        )
-        for n, text in enumerate(texts, start=1)
-    ]
-
-
 def run(*pieces: str, cut: bool = False) -> tuple[Answer, list[Sentence]]:
-    events = list(answer(QUESTION, make_hits(), ScriptedGenerator(*pieces, cut=cut), WordEncoder()))
+    events = list(answer(QUESTION, make_hits(TEXTS), ScriptedGenerator(*pieces, cut=cut), WordEncoder()))
     final = events[-1]
     assert isinstance(final, Answer)
     assert final.mode == "written"
@@ -179,7 +143,7 @@ def test_a_stream_cut_before_anything_was_finished_is_an_error() -> None:
 
 def test_drafts_come_before_their_sentence_and_thoughts_never() -> None:
     pieces = ("<thi", "nk>Hm, 42.", "</think>\n", "Water boils at 100 °C ", "at sea level [1].", " Elephants sleep")
-    events = list(answer(QUESTION, make_hits(), ScriptedGenerator(*pieces), WordEncoder()))
+    events = list(answer(QUESTION, make_hits(TEXTS), ScriptedGenerator(*pieces), WordEncoder()))
     kinds = [type(event).__name__ for event in events]
     assert kinds == ["Draft", "Draft", "Draft", "Draft", "Sentence", "Answer"]
     assert "42" not in "".join(event.text for event in events if isinstance(event, Draft))
@@ -214,7 +178,7 @@ def test_nothing_retrieved_asks_no_generator() -> None:
 
 def test_an_empty_question_is_refused() -> None:
     with pytest.raises(UserError, match="empty"):
-        list(answer("  ", make_hits(), ScriptedGenerator(), WordEncoder()))
+        list(answer("  ", make_hits(TEXTS), ScriptedGenerator(), WordEncoder()))
 
 
 def test_the_prompt_numbers_and_delimits_the_passages() -> None:
@@ -230,7 +194,7 @@ def test_the_prompt_numbers_and_delimits_the_passages() -> None:
 
 def test_json_has_the_agreed_shape() -> None:
     final, _ = run("Water boils at 100 °C at sea level [1].")
-    printed = final.to_json(QUESTION, make_hits())
+    printed = final.to_json(QUESTION, make_hits(TEXTS))
     assert {"question", "answer", "citations", "hits", "generator", "timings_ms", "mode", "supported"} <= set(printed)
     assert printed["citations"] == [
         {

@@ -80,6 +80,8 @@ def sentence(word: str, n: int) -> str:
         ["Homo sapiens sp. nov. was found at pH 7. ", "It was new."],
         ["第一句。", "第二句！", "第三"],
         ["A heading\n\n", "a paragraph. ", "Another one."],
+        ["They took 5 ml for 24 h. ", "Total counts fell in 30 min. ", "Nothing else did."],
+        ["The p. Lys27Met mutation (J. Biol. Chem. 83) is rare. ", "Others are not."],
         ["Vitamin C. ", "The rest follows…  ", "And so on."],
         ["The ratio was 0.5 The next had no stop."],
         ["Dr. Jones (Dept. Chem., Univ. Oslo) wrote Vol. 3, pp. 4–9."],

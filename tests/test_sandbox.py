@@ -140,27 +140,47 @@ def test_output_of_the_parser_does_not_reach_the_protocol(parse: Parse, capfd: p
     assert capfd.readouterr() == ("", "")
 
 
-def test_killed_from_outside_at_random_moments(parse: Parse) -> None:
-    """kill -9 of the child while it waits, starts or parses loses nothing, as no file is hit twice."""
+def test_killed_from_outside_at_many_moments(parse: Parse, tmp_path: Path) -> None:
+    """kill -9 of the child loses nothing as long as no file is hit twice."""
     stop = threading.Event()
     killed = 0
 
     def killer() -> None:
         nonlocal killed
-        while not stop.wait(0.9):
-            for child in _children(os.getpid()):
-                os.kill(child, signal.SIGKILL)
+        seen_at_kill = 0
+        while not stop.wait(0.07):
+            seen = len(list(tmp_path.glob("files/*.seen")))
+            if seen >= seen_at_kill + 2:
+                for child in _children(os.getpid()):
+                    os.kill(child, signal.SIGKILL)
+                seen_at_kill = seen
                 killed += 1
 
     thread = threading.Thread(target=killer)
     thread.start()
     try:
-        documents, quarantined = parse(*["time.sleep(0.15)"] * 24)
+        documents, quarantined = parse(*[ONCE + "time.sleep(0.1)"] * 16)
     finally:
         stop.set()
         thread.join()
-    assert (len(documents), quarantined) == (24, {})
-    assert killed >= 2
+    assert (len(documents), quarantined) == (16, {})
+    assert killed >= 3
+
+
+def test_killed_from_outside_while_it_starts(parse: Parse, tmp_path: Path) -> None:
+    parser = tmp_path / "modules" / "hostile_parser.py"
+    starts = f"""
+        import os, signal
+        with open({str(tmp_path / "starts")!r}, "a+") as log:
+            log.write("x")
+            log.seek(0)
+            if len(log.read()) < 3:
+                os.kill(os.getpid(), signal.SIGKILL)
+    """
+    parser.write_text(textwrap.dedent(starts) + parser.read_text())
+    documents, quarantined = parse("pass", "pass")
+    assert (len(documents), quarantined) == (2, {})
+    assert (tmp_path / "starts").read_text() == "xxx"
 
 
 def _children(pid: int) -> list[int]:

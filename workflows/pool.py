@@ -63,14 +63,19 @@ class Pool:
 
 
 def result_of(future: Future[Any]) -> Any:
-    """The task's result; WorkerLostError when it had no chance to finish."""
+    """The task's result; WorkerLostError when its worker ended under it, UserError when no worker can be had."""
+    from parsl.executors.errors import BadStateException
     from parsl.executors.high_throughput.errors import ManagerLost
     from parsl.executors.high_throughput.errors import WorkerLost as ParslWorkerLost
+    from parsl.jobs.errors import TooManyJobFailuresError
 
     try:
         return future.result()
     except (ManagerLost, ParslWorkerLost) as error:
         raise WorkerLostError(str(error)) from None
+    except (BadStateException, TooManyJobFailuresError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"the site's workers cannot be started ({reason}); try `hiperrag doctor`") from None
 
 
 def _call(function: Callable[..., Any], args: tuple[Any, ...]) -> Any:

@@ -21,7 +21,7 @@ class ParseSettings(_Settings):
     parser: Literal["auto", "fast"] = "auto"
     """`fast` reads the text layer; `auto` takes the best installed route, which is `fast`."""
     seconds_per_file: float = Field(default=120.0, gt=0)
-    megabytes_per_file: int = Field(default=4096, gt=0)
+    megabytes_per_file: int = Field(default=4096, ge=256)
     """Memory a parser process may use, in MiB."""
 
 

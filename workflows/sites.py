@@ -79,6 +79,7 @@ def parsl_config(site: Site, run_dir: Path, n_tasks: int) -> Config:
     from parsl.config import Config
     from parsl.executors import HighThroughputExecutor
     from parsl.executors.high_throughput.executor import DEFAULT_LAUNCH_CMD
+    from parsl.jobs.error_handlers import windowed_error_handler
     from parsl.providers import LocalProvider
 
     tether = [sys.executable, "-m", "hiperrag.workflows.tethered", str(os.getpid())]
@@ -92,6 +93,7 @@ def parsl_config(site: Site, run_dir: Path, n_tasks: int) -> Config:
         loopback_address="127.0.0.1",
         max_workers_per_node=max(1, min(site.n_workers, n_tasks)),
         cores_per_worker=1e-6,  # the number of workers is the site's to say
+        block_error_handler=windowed_error_handler,  # gives up when three pools in a row have failed
         heartbeat_period=5,
         heartbeat_threshold=30,
         launch_cmd=DEFAULT_LAUNCH_CMD.replace("process_worker_pool.py", pool, 1),

@@ -10,9 +10,9 @@ from hiperrag.answering.evidence import Evidence, Support, stems
 from hiperrag.answering.prompts import REFUSAL
 from hiperrag.answering.result import Citation, Sentence
 
-KEEP_CITED = 0.45
+KEEP_CITED = 0.40
 """Least support of a citation that the generator gave; below it, passage n does not speak of this at all."""
-ATTRIBUTE = 0.60
+ATTRIBUTE = 0.55
 """Least support for citing a passage that the generator did not name."""
 
 _SOURCES = r"(?:passages?|documents?|collection|sources?|texts?|context|excerpts?|papers?|information)"

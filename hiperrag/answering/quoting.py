@@ -7,84 +7,139 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 
-import numpy as np
-
-from hiperrag.answering.evidence import Evidence, Scores, mean_maxsim, stems
-from hiperrag.answering.generators.base import Generator
+from hiperrag.answering.evidence import Evidence, mean_maxsim, stems
+from hiperrag.answering.generators.base import Generator, LikelihoodGenerator
 from hiperrag.answering.hits import Hit
-from hiperrag.answering.prompts import REFUSAL
+from hiperrag.answering.prompts import REFUSAL, template
 from hiperrag.answering.result import Answer, AnswerEvent, Citation, Sentence
 from hiperrag.encoders.base import Encoder
 
 MAX_PASSAGES = 16
-MAX_CANDIDATES = 8
+MAX_CANDIDATES = 6
+"""Sentences that the language model reads: some 400 tokens, a few seconds of one core."""
 MAX_QUOTES = 3
-ANSWERABLE = 0.55
-"""Least score of the best sentence for an answer at all."""
-MARGIN = 0.05
-"""How far below the best a further sentence may score."""
+ANSWERABLE = 1.25
+"""Least mean MaxSim of question and sentence, plus that of question and passage, for an answer at all."""
+MARGIN = 0.10
+"""How far below the first quote's score a further one may be."""
 SAME = 0.7
-"""Share of content words in common above which two sentences say the same."""
+"""Share of the shorter sentence's content words in common above which two sentences say the same."""
+OPENERS = ("", "In addition, ", "Also, ", "Further, ")
+"""What may join two quotes: words that claim no relation between them beyond standing side by side."""
 
+_WORDS_WEIGHT = 0.3
+_OPEN_WEIGHT = 0.5
+_LIKELIHOOD_WEIGHT = 0.1
+_QUESTION = re.compile(r"^(?:do|does|did|is|are|was|were|can|could|what|which|how|why)\b|\?[\"'”’)]*$", re.IGNORECASE)
+_AIM = re.compile(
+    r"^(?:to|in order to)\s+(?!date)\w+"
+    r"|\b(?:aim|aims|aimed|objectives?|purpose|goal|hypothesi[sz]ed?|sought|planned to)\b"
+    r"|\b(?:we|study|paper|article|trial|review) (?:\w+ ){0,2}(?:investigate[sd]?|examine[sd]?|evaluate[sd]?"
+    r"|assess(?:ed|es)?|tested|asked|studied|compared|explore[sd]?|analy[sz]e[sd]?|reviewed)\b"
+    r"|\b(?:whether|unclear|not known|unknown|controversial|debated?|little is known)\b",
+    re.IGNORECASE,
+)
 _REFERENCE_MARK = re.compile(r"\s*\[[1-9]\d*(?:\s*[,;–-]\s*[1-9]\d*)*\]")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Candidate:
-    """A sentence of passage [n] and how well it answers the question."""
+    """A sentence of passage [n]."""
 
     n: int
     text: str
     score: float
+    """How well it answers the question; compares sentences of one question only."""
+    relevance: float
+    """Mean MaxSim of the question with the sentence plus that with its passage, at most 2; compares questions."""
 
 
 def quote(question: str, hits: Sequence[Hit], generator: Generator, encoder: Encoder) -> Iterator[AnswerEvent]:
-    """One to three quoted Sentences, then the Answer."""
+    """One to three quoted Sentences, then the Answer. Reads at most the first MAX_PASSAGES hits."""
     started = time.perf_counter()
     evidence = Evidence(hits[:MAX_PASSAGES], encoder)
     ranked = rank(question, evidence, encoder)
+    likely = generator if isinstance(generator, LikelihoodGenerator) else None
+    if not is_answerable(ranked):
+        ranked = []
+    elif likely:
+        ranked = read(question, ranked, likely)
     timings = {"select": _since(started)}
-    picked = pick(ranked)
-    sentences = []
-    for place, candidate in enumerate(picked):
-        timings.setdefault("first_token", _since(started))
+    sentences: list[Sentence] = []
+    for candidate in pick(ranked):
+        quoted = f"“{quotable(candidate.text)}”"
+        if sentences:
+            said = " ".join(sentence.text for sentence in sentences)
+            quoted = (join(said, quoted, likely) if likely else "") + quoted
         citation = Citation.of(candidate.n, evidence.hits[candidate.n - 1], candidate.text)
-        opener = "In addition, " if place else ""
-        sentence = Sentence(f"{opener}“{quotable(candidate.text)}” [{candidate.n}]", [citation])
-        sentences.append(sentence)
-        yield sentence
+        sentences.append(Sentence(f"{quoted} [{candidate.n}]", [citation]))
+        timings.setdefault("first_token", _since(started))
+        yield sentences[-1]
     timings.setdefault("first_token", _since(started))
-    timings["total"] = _since(started)
-    timings["tokens"] = 0.0
     yield Answer(
         text=" ".join(sentence.text for sentence in sentences) or REFUSAL,
         citations=[citation for sentence in sentences for citation in sentence.citations],
         supported=bool(sentences),
         mode="quoted",
         generator=generator.spec,
-        timings_ms=timings,
+        timings_ms={**timings, "total": _since(started), "tokens": 0.0},
     )
 
 
-def quotable(sentence: str) -> str:
-    """The sentence without its paper's own reference marks: "[12]" would read as a citation of passage 12."""
-    return _REFERENCE_MARK.sub("", " ".join(sentence.split()))
-
-
 def rank(question: str, evidence: Evidence, encoder: Encoder) -> list[Candidate]:
-    """Every sentence of the passages by how well it answers, best first."""
+    """Every sentence of the passages by how well it answers, best first.
+
+    The score is the mean MaxSim of the question with the sentence behind its document's title, plus the share
+    of the question's content words in them, less a fixed amount for a sentence that leaves it open.
+    """
     if not evidence.sentences:
         return []
     query = encoder.encode_queries([question]).tokens
-    scores: Scores = mean_maxsim(query, evidence.in_context)
-    order = np.argsort(-scores, kind="stable")
-    return [Candidate(evidence.sentences[i].n, evidence.sentences[i].text, float(scores[i])) for i in order.tolist()]
+    similarity = mean_maxsim(query, evidence.in_context)
+    asked = set(stems(question))
+    candidates = []
+    for sentence, near in zip(evidence.sentences, similarity.tolist(), strict=True):
+        hit = evidence.hits[sentence.n - 1]
+        shared = asked & set(stems(f"{hit.passage.title} {sentence.text}"))
+        score = near - _OPEN_WEIGHT * leaves_open(question, sentence.text)
+        score += _WORDS_WEIGHT * len(shared) / len(asked) if asked else 0.0
+        candidates.append(Candidate(sentence.n, sentence.text, score, near + hit.score / max(len(query), 1)))
+    return sorted(candidates, key=lambda candidate: -candidate.score)
+
+
+def leaves_open(question: str, sentence: str) -> bool:
+    """Whether a sentence asks rather than tells.
+
+    A paper's aim is worded like the question and does not answer it, unless the question is about the aim.
+    """
+    return bool(_QUESTION.search(sentence) or (_AIM.search(sentence) and not _AIM.search(question)))
+
+
+def is_answerable(ranked: Sequence[Candidate]) -> bool:
+    """Whether the passages are near enough to the question to answer it."""
+    return max((candidate.relevance for candidate in ranked), default=0.0) >= ANSWERABLE
+
+
+def read(question: str, ranked: Sequence[Candidate], generator: LikelihoodGenerator) -> list[Candidate]:
+    """The best candidates again, in the order that results when the language model has read them.
+
+    It adds log p(question | sentence) per word of the question, in nats: query likelihood (Ponte & Croft 1998;
+    with language models, Sachan et al. 2022).
+    """
+    best = ranked[:MAX_CANDIDATES]
+    ask = template("ask_about.txt")
+    messages = [[{"role": "user", "content": ask.substitute(text=candidate.text).strip()}] for candidate in best]
+    likelihoods = generator.log_likelihoods([(generator.prompt(message), question) for message in messages])
+    n_words = max(1, len(question.split()))
+    again = [
+        dataclasses.replace(candidate, score=candidate.score + _LIKELIHOOD_WEIGHT * likelihood / n_words)
+        for candidate, likelihood in zip(best, likelihoods, strict=True)
+    ]
+    return sorted(again, key=lambda candidate: -candidate.score)
 
 
 def pick(ranked: Sequence[Candidate]) -> list[Candidate]:
-    """The sentences to quote: none if the best is not good enough, and no two that say the same."""
-    if not ranked or ranked[0].score < ANSWERABLE:
-        return []
+    """The sentences to quote: the best, and those close to it that say something else."""
     picked: list[Candidate] = []
     for candidate in ranked:
         if len(picked) == MAX_QUOTES or candidate.score < ranked[0].score - MARGIN:
@@ -92,6 +147,17 @@ def pick(ranked: Sequence[Candidate]) -> list[Candidate]:
         if not any(says_the_same(candidate.text, other.text) for other in picked):
             picked.append(candidate)
     return picked
+
+
+def join(said: str, quoted: str, generator: LikelihoodGenerator) -> str:
+    """The opener under which the language model finds the next quote likeliest."""
+    likelihoods = generator.log_likelihood(said, [f" {opener}{quoted}" for opener in OPENERS])
+    return OPENERS[max(range(len(OPENERS)), key=likelihoods.__getitem__)]
+
+
+def quotable(sentence: str) -> str:
+    """The sentence without its paper's own reference marks: "[12]" would read as a citation of passage 12."""
+    return _REFERENCE_MARK.sub("", " ".join(sentence.split()))
 
 
 def says_the_same(one: str, other: str) -> bool:

@@ -20,7 +20,6 @@ def main() -> None:
         print(f"hiperrag: {message}", file=sys.stderr)
         sys.exit(2)
     except (KeyboardInterrupt, Abort):
-        print("hiperrag: interrupted; finished work is kept, rerun the command to resume", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # the reader of our output went away, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

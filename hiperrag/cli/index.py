@@ -44,7 +44,7 @@ def index(
         float | None, typer.Option(metavar="SECONDS", help="Time one file may take to parse.", min=0.1)
     ] = None,
     file_memory: Annotated[
-        int | None, typer.Option(metavar="MIB", help="Memory one file may take to parse.", min=64)
+        int | None, typer.Option(metavar="MIB", help="Memory one file may take to parse.", min=256)
     ] = None,
     strict: Annotated[bool, typer.Option(help="Exit with 3 if anything is in quarantine.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress display.")] = False,
@@ -69,7 +69,11 @@ def index(
         return settings.model_copy(update=changes)
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
-    summary = index_sources(sources, to, load_site(site), override, quiet)
+    try:
+        summary = index_sources(sources, to, load_site(site), override, quiet)
+    except KeyboardInterrupt:
+        print("hiperrag: interrupted; what was finished is kept, run the same command to resume", file=sys.stderr)
+        raise typer.Exit(130) from None
     _report(summary, to)
     if strict and summary.counts.quarantined:
         raise typer.Exit(3)

@@ -74,6 +74,10 @@ class LikelihoodGenerator(Protocol):
         """As Generator.stream."""
         ...
 
+    def prompt(self, messages: list[Message]) -> str:
+        """The messages in the model's own chat form, up to where its answer begins."""
+        ...
+
     def log_likelihood(self, prompt: str, continuations: Sequence[str]) -> list[float]:
         """Sum of natural-log probabilities of the tokens of each continuation after `prompt` (plain text)."""
         ...
