@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
-from hiperrag.encoders.linear import FloatLinear, Int8AfterGelu, Int8Linear, Linear, RangeRecorder
+from hiperrag.encoders.linear import FloatLinear, Linear
 from hiperrag.errors import UserError
 
 
@@ -45,7 +45,7 @@ class BertLayer:
 
 
 class PackedBert:
-    """BERT for inference on CPU, in float32 or bfloat16; `to_int8` turns its linear layers into integer ones."""
+    """BERT for inference on CPU, in float32 or bfloat16. Linear layers can be replaced."""
 
     def __init__(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
         self.shape = read_shape(folder)
@@ -87,22 +87,6 @@ class PackedBert:
         return context
 
 
-def to_int8(bert: PackedBert, ids: Tensor, lengths: Sequence[int]) -> None:
-    """Turn a float32 model's linear layers into int8 ones, with channel ranges as seen on the sample given."""
-    recorders: list[tuple[BertLayer, str, RangeRecorder]] = []
-    for layer in bert.layers:
-        for name in ("qkv", "attention_out", "up"):
-            recorder = RangeRecorder(getattr(layer, name))
-            setattr(layer, name, recorder)
-            recorders.append((layer, name, recorder))
-    bert(ids, lengths)
-    for layer, name, recorder in recorders:
-        setattr(layer, name, Int8Linear(recorder.linear, recorder.largest))
-    for layer in bert.layers:
-        assert isinstance(layer.down, FloatLinear)
-        layer.down = Int8AfterGelu(layer.down)
-
-
 def read_shape(folder: Path) -> BertShape:
     """Shape from the folder's config.json; UserError if the model is not a plain BERT."""
     path = folder / "config.json"
@@ -131,9 +115,7 @@ def read_weights(folder: Path, layers: int) -> dict[str, Tensor]:
     weights = {name.removeprefix("bert."): weight for name, weight in load_file(path).items()}
     if f"encoder.layer.{layers - 1}.output.dense.weight" not in weights:
         raise UserError(f"{path} does not hold the {layers} BERT layers that config.json announces")
-    return {
-        name: weight.float() for name, weight in weights.items() if name.startswith(("embeddings.", "encoder."))
-    }
+    return {name: weight.float() for name, weight in weights.items() if name.startswith(("embeddings.", "encoder."))}
 
 
 def _pair(weights: dict[str, Tensor], name: str) -> tuple[Tensor, Tensor]:

@@ -13,25 +13,24 @@ from torch.nn import functional
 
 from hiperrag.encoders.base import Encoded
 from hiperrag.encoders.batching import length_sorted_batches
-from hiperrag.encoders.bert import PackedBert
 from hiperrag.encoders.config import EncoderConfig
+from hiperrag.encoders.precision import Precision, build, token_budget
+from hiperrag.encoders.quantizing import RECIPE
 from hiperrag.encoders.tokenizing import TextTokenizer, Tokenized
 from hiperrag.errors import UserError
 from hiperrag.files import fingerprint
 from hiperrag.models import weights_hash
 
-_TOKEN_BUDGET = 1024
-"""Tokens of one forward pass: enough to keep the cores busy, few enough to stay in their caches."""
-
 
 class LateInteractionEncoder:
     """Encodes passages and queries with one BERT; implements `hiperrag.encoders.base.Encoder`."""
 
-    def __init__(self, folder: Path, name: str, config: EncoderConfig) -> None:
+    def __init__(self, folder: Path, name: str, config: EncoderConfig, precision: Precision) -> None:
         self.name = name
         self.config = config
         self.tokenizer = TextTokenizer(folder, config)
-        self._forward = PackedBert(folder)
+        self.precision = precision
+        self._forward = build(folder, config, precision)
         limit = self._forward.shape.positions
         if max(config.query_max_tokens, config.passage_max_tokens) > limit:
             raise UserError(f"{folder}: the model has {limit} positions; lower its token limits")
@@ -39,7 +38,7 @@ class LateInteractionEncoder:
         self.pooled_dim = self._forward.shape.hidden
         self.dim = self.pooled_dim if self._projection is None else self._projection.shape[0]
         self.max_tokens = config.passage_max_tokens
-        self.identity = fingerprint(weights_hash(folder), config.model_dump_json())
+        self.identity = fingerprint(weights_hash(folder), config.model_dump_json(), precision, RECIPE)
         self._is_special = self._mask(self.tokenizer.special_ids())
         self._is_punctuation = self._mask(self.tokenizer.punctuation_ids())
 
@@ -59,10 +58,10 @@ class LateInteractionEncoder:
         lengths = [len(text.ids) for text in tokenized]
         rows: list[Tensor] = [torch.empty(0)] * len(texts)
         pooled = torch.empty(len(texts), self.pooled_dim)
-        for batch in length_sorted_batches(lengths, _TOKEN_BUDGET):
+        for batch in length_sorted_batches(lengths, token_budget()):
             batch_lengths = [lengths[index] for index in batch]
             ids = torch.from_numpy(np.concatenate([tokenized[index].ids for index in batch]))
-            hidden = self._forward(ids, batch_lengths)
+            hidden = self._forward(ids, batch_lengths).float()
             pooled[batch] = self._pool(hidden, batch_lengths)
             keep = self._kept(ids, drop_punctuation)
             vectors = self._token_vectors(hidden[keep])

@@ -1,15 +1,16 @@
-"""Linear layers for inference on CPU: in float32 or bfloat16, and in int8 with per-token scales."""
+"""Linear layers for inference on CPU: in float32 or bfloat16, and in int8 with a scale per token."""
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-_SMOOTHING = 0.6
-"""Share of a channel's range that moves from activations into weights (SmoothQuant's alpha, by measurement)."""
+GELU_MINIMUM = 0.17
+"""Minus the least value of GELU (-0.16997), rounded up."""
 
 
 class Linear(Protocol):
@@ -28,73 +29,67 @@ class FloatLinear:
         return functional.linear(x, self.weight, self.bias)
 
 
-class RangeRecorder:
-    """A float layer that also keeps the largest magnitude seen in each input channel."""
+@dataclasses.dataclass(slots=True)
+class Int8Weights:
+    """W = levels * scales[:, None] / shrink, as `hiperrag.encoders.quantizing` finds them."""
 
-    def __init__(self, linear: FloatLinear) -> None:
-        self.linear = linear
-        self.largest = torch.zeros(linear.weight.shape[1])
-
-    def __call__(self, x: Tensor) -> Tensor:
-        self.largest = torch.maximum(self.largest, x.abs().amax(0))
-        return self.linear(x)
+    levels: Tensor
+    """(out, in) int8."""
+    scales: Tensor
+    """(out,) float32."""
+    shrink: Tensor
+    """(in,) float32: what inputs are multiplied by before they are rounded."""
+    bias: Tensor
+    """(out,) float32."""
 
 
 class Int8Linear:
-    """Weights in int8 with a scale per output, activations in uint8 with a scale per token.
+    """Inputs in uint8 with one scale per token, so that a token's result does not depend on its batch."""
 
-    A token's own range sets its scale, so its result does not depend on the rest of the batch. The channels'
-    ranges are first evened out between activations and weights (Xiao et al. 2023, SmoothQuant, eq. 4).
-    """
-
-    def __init__(self, linear: FloatLinear, largest: Tensor) -> None:
-        weight = linear.weight
-        largest, columns = largest.clamp(min=1e-5), weight.abs().amax(0).clamp(min=1e-5)
-        smoothing = (largest**_SMOOTHING / columns ** (1 - _SMOOTHING)).clamp(min=1e-4)
-        self._shrink = 1 / smoothing
-        self._scales, self._packed = _quantised(weight * smoothing)
-        self._zeros = torch.zeros(weight.shape[0], dtype=torch.int64)
-        self._bias = linear.bias
+    def __init__(self, weights: Int8Weights) -> None:
+        self._matmul = _IntegerProduct(weights, zero_point=128)
+        self._shrink = weights.shrink
+        self._bias = weights.bias
 
     def __call__(self, x: Tensor) -> Tensor:
         x = x * self._shrink
         step = x.abs().amax(1, keepdim=True).div_(127).clamp_(min=1e-12)
         levels = x.mul_(step.reciprocal()).round_().to(torch.int8)
-        return _matmul(_shifted(levels), 128, self._packed, self._scales, self._zeros).mul_(step).add_(self._bias)
+        return self._matmul(levels).mul_(step).add_(self._bias)
 
 
 class Int8AfterGelu:
-    """As Int8Linear, for inputs that come out of GELU: nothing lies below its minimum, so no level is wasted there."""
+    """As Int8Linear for inputs that come out of GELU: they have a least value, so all levels lie above it."""
 
-    _MINIMUM = 0.17
-    """GELU's smallest value is -0.16997."""
-
-    def __init__(self, linear: FloatLinear) -> None:
-        self._scales, self._packed = _quantised(linear.weight)
-        self._zeros = torch.zeros(linear.weight.shape[0], dtype=torch.int64)
-        self._bias = linear.bias - self._MINIMUM * linear.weight.sum(1)
+    def __init__(self, weights: Int8Weights) -> None:
+        self._matmul = _IntegerProduct(weights, zero_point=0)
+        total = (weights.levels.float() * weights.scales[:, None]).sum(1)
+        self._bias = weights.bias - GELU_MINIMUM * total
 
     def __call__(self, x: Tensor) -> Tensor:
-        step = x.amax(1, keepdim=True).add_(self._MINIMUM).div_(255)
-        levels = torch.add(x, self._MINIMUM).mul_(step.reciprocal()).sub_(128).round_().to(torch.int8)
-        return _matmul(_shifted(levels), 0, self._packed, self._scales, self._zeros).mul_(step).add_(self._bias)
+        step = x.amax(1, keepdim=True).add_(GELU_MINIMUM).div_(255)
+        levels = torch.add(x, GELU_MINIMUM).mul_(step.reciprocal()).sub_(128).round_().to(torch.int8)
+        return self._matmul(levels).mul_(step).add_(self._bias)
 
 
-def _quantised(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Scales (out,) and int8 weights in oneDNN's layout."""
-    scales = weight.abs().amax(1).clamp(min=1e-12) / 127
-    levels = (weight / scales[:, None]).round().to(torch.int8)
-    return scales, torch.ops.onednn.qlinear_prepack(levels, None)
+class _IntegerProduct:
+    """levels x weights in integer arithmetic (oneDNN: VNNI or AMX where the processor has it)."""
 
+    def __init__(self, weights: Int8Weights, zero_point: int) -> None:
+        self._packed = torch.ops.onednn.qlinear_prepack(weights.levels, None)
+        self._scales = weights.scales
+        self._zero_points = torch.zeros(weights.levels.shape[0], dtype=torch.int64)
+        self._zero_point = zero_point
 
-def _shifted(levels: Tensor) -> Tensor:
-    """int8 -128..127 as uint8 0..255: flipping the top bit adds 128."""
-    return levels.view(torch.uint8).bitwise_xor_(128)
+    def __call__(self, levels: Tensor) -> Tensor:
+        """(tokens, out) float32 for int8 `levels` (tokens, in), which are shifted to uint8 in place.
 
-
-def _matmul(levels: Tensor, zero: int, packed: Tensor, scales: Tensor, zeros: Tensor) -> Tensor:
-    """(levels - zero) times the scaled weights, in float32; integer dot products inside."""
-    result: Tensor = torch.ops.onednn.qlinear_pointwise(
-        levels, 1.0, zero, packed, scales, zeros, None, 1.0, 0, torch.float32, "none", [], ""
-    )
-    return result
+        The shift is by 128 (flipping the top bit): oneDNN's fast path takes unsigned inputs only, and torch
+        converts floats to int8 much faster than to uint8.
+        """
+        unsigned = levels.view(torch.uint8).bitwise_xor_(128)
+        result: Tensor = torch.ops.onednn.qlinear_pointwise(
+            unsigned, 1.0, self._zero_point, self._packed, self._scales, self._zero_points,
+            None, 1.0, 0, torch.float32, "none", [], "",
+        )  # fmt: skip
+        return result

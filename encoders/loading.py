@@ -10,24 +10,28 @@ from hiperrag.models import model_path, packaged
 
 if TYPE_CHECKING:
     from hiperrag.encoders.late_interaction import LateInteractionEncoder
+    from hiperrag.encoders.precision import Precision
     from hiperrag.encoders.tokenizing import TextTokenizer
 
 
-def load_encoder(spec: str, threads: int | None = None) -> LateInteractionEncoder:
+def load_encoder(spec: str, threads: int | None = None, precision: Precision | None = None) -> LateInteractionEncoder:
     """The encoder of a packaged model ("minilm") or of a folder with a BERT model.
 
-    `threads` sets torch's number of CPU threads in this process; None leaves it as it is. Raises UserError
-    if the model is not here or cannot be used.
+    `threads` sets torch's number of CPU threads in this process; None leaves it as it is. `precision` is the
+    one a collection was encoded with; None chooses what is fastest on this machine (measured once, cached).
+    Raises UserError if the model is not here or cannot be used.
     """
     import torch
 
     from hiperrag.encoders.config import read_config
     from hiperrag.encoders.late_interaction import LateInteractionEncoder
+    from hiperrag.encoders.precision import chosen_precision
 
     folder = encoder_folder(spec)
     if threads is not None:
         torch.set_num_threads(threads)
-    return LateInteractionEncoder(folder, spec, read_config(folder))
+    config = read_config(folder)
+    return LateInteractionEncoder(folder, spec, config, precision or chosen_precision(folder, config))
 
 
 def load_tokenizer(spec: str) -> TextTokenizer:

@@ -40,7 +40,7 @@ def search(
         pairs = [(number, np.arange(shard.n_passages)) for number, shard in enumerate(shards)]
         scores = [shard.maxsim_all(query_tokens) for shard in shards]
     else:
-        pairs = _candidates(shards, query_pooled, max(k, n_candidates))
+        pairs = _by_shard(search_pooled(shards, query_pooled, max(k, n_candidates)))
         scores = [shards[number].maxsim(query_tokens, rows) for number, rows in pairs]
     if not pairs:
         return []
@@ -51,22 +51,27 @@ def search(
     return [Match(int(all_shards[i]), int(all_rows[i]), float(all_scores[i])) for i in best]
 
 
-def _candidates(
-    shards: Sequence[Shard], pooled: FloatArray, n_candidates: int
-) -> list[tuple[int, npt.NDArray[np.int64]]]:
-    """Rows of the best candidates over all shards, as (shard, sorted rows)."""
+def search_pooled(shards: Sequence[Shard], pooled: FloatArray, k: int) -> list[Match]:
+    """The k passages with the highest pooled cosine over all shards; equal scores in shard and row order.
+
+    pooled: (pooled_dim,), of one query.
+    """
     scores, numbers, rows = [], [], []
     for number, shard in enumerate(shards):
-        shard_scores, shard_rows = shard.candidates(pooled[None], n_candidates)
+        shard_scores, shard_rows = shard.candidates(pooled[None], k)
         scores.append(shard_scores[0])
         rows.append(shard_rows[0])
         numbers.append(np.full(len(shard_rows[0]), number))
     if not scores:
         return []
     all_scores, all_numbers, all_rows = np.concatenate(scores), np.concatenate(numbers), np.concatenate(rows)
-    best = np.lexsort((all_rows, all_numbers, -all_scores))[:n_candidates]
-    return [
-        (number, np.sort(all_rows[best][all_numbers[best] == number]))
-        for number in range(len(shards))
-        if np.any(all_numbers[best] == number)
-    ]
+    best = np.lexsort((all_rows, all_numbers, -all_scores))[:k]
+    return [Match(int(all_numbers[i]), int(all_rows[i]), float(all_scores[i])) for i in best]
+
+
+def _by_shard(matches: Sequence[Match]) -> list[tuple[int, npt.NDArray[np.int64]]]:
+    """The rows of each shard that has any, in order."""
+    rows: dict[int, list[int]] = {}
+    for match in matches:
+        rows.setdefault(match.shard, []).append(match.row)
+    return [(shard, np.array(sorted(found))) for shard, found in sorted(rows.items())]

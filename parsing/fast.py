@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import sys
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -148,14 +149,16 @@ def _assemble(pages: Sequence[Page], metadata: dict[str, Any]) -> tuple[list[Blo
     authors = front.authors or [
         name for part in re.split(r"[;,]| and ", str(metadata.get("author") or "")) if (name := part.strip())
     ]
-    by_number = {page.number: page for page in pages}
+    by_page: dict[int, list[regions.Region]] = defaultdict(list)
+    for region in body:
+        by_page[region.page].append(region)
     blocks: list[Block] = []
     for page in pages:
         marks = [line for line in page.lines if id(line) in kinds]
         for line in marks:
             if kinds[id(line)] == "header":
                 blocks.append(_line_block(page, line, "header"))
-        blocks.extend(_block(by_number[r.page], r) for r in body if r.page == page.number)
+        blocks.extend(_block(page, region) for region in by_page[page.number])
         blocks.extend(_line_block(page, line, kinds[id(line)]) for line in marks if kinds[id(line)] != "header")
         for line in page.sideways:  # stamps in the margin, labels of axes
             in_margin = line.x1 < 0.08 * page.width or line.x0 > 0.92 * page.width

@@ -70,7 +70,7 @@ class Line:
 @dataclasses.dataclass(slots=True)
 class Page:
     """Lines of one page. If most of its text is rotated, `turn` quarter turns clockwise make it upright and
-    width, height and lines are those of the upright page; `margin_notes` are the lines in another direction."""
+    width, height and lines are those of the upright page; `sideways` are the lines in another direction."""
 
     number: int
     width: float

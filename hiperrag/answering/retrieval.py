@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -15,8 +15,8 @@ from hiperrag.collection import Collection, Manifest
 from hiperrag.encoders import load_encoder
 from hiperrag.encoders.base import Encoder
 from hiperrag.errors import UserError
-from hiperrag.index.search import DEFAULT_CANDIDATES, Match, search
-from hiperrag.index.shard import Shard
+from hiperrag.index.search import DEFAULT_CANDIDATES, Match, search, search_pooled
+from hiperrag.index.shard import FloatArray, Shard
 from hiperrag.records import Passage, passage_from_row
 
 PARTS_HELD = 64
@@ -54,6 +54,23 @@ class Retriever:
         `exact` scores every passage by MaxSim. With `per_document` each document appears once, by its best
         passage, and k counts documents.
         """
+
+        def match(tokens: FloatArray, pooled: FloatArray, n: int) -> list[Match]:
+            return search(self._shards, tokens, pooled, n, n_candidates=max(DEFAULT_CANDIDATES, n), exact=exact)
+
+        return self._search(queries, k, match, per_document)
+
+    def search_pooled(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+        """The k best documents for each query by pooled cosine alone, without MaxSim; scores are cosines."""
+        return self._search(queries, k, lambda _, pooled, n: search_pooled(self._shards, pooled, n), per_document=True)
+
+    def _search(
+        self,
+        queries: Sequence[str],
+        k: int,
+        match: Callable[[FloatArray, FloatArray, int], list[Match]],
+        per_document: bool,
+    ) -> list[list[Hit]]:
         started = time.perf_counter()
         encoded = self.encoder.encode_queries(queries)
         encoded_at = time.perf_counter()
@@ -62,14 +79,7 @@ class Retriever:
             tokens = encoded.tokens[encoded.offsets[number] : encoded.offsets[number + 1]]
             n_matches = 4 * k if per_document else k
             while True:
-                matches = search(
-                    self._shards,
-                    tokens,
-                    encoded.pooled[number],
-                    n_matches,
-                    n_candidates=max(DEFAULT_CANDIDATES, n_matches),
-                    exact=exact,
-                )
+                matches = match(tokens, encoded.pooled[number], n_matches)
                 fetch_started = time.perf_counter()
                 found = self._hits(matches, k, per_document)
                 fetching += time.perf_counter() - fetch_started
