@@ -87,9 +87,8 @@ def sample_passages(corpus: Path, n: int, seed: int) -> list[str]:
 def _passages(row: dict[str, Any]) -> Iterator[str]:
     if "text" in row:
         yield f"{row.get('title', '')} {row['text']}".strip()
-    for section in row.get("sections", []):
-        for paragraph in section.get("paragraphs", []):
-            yield f"{row.get('title', '')} {paragraph}".strip()
+    for _section, paragraph in row.get("paragraphs", []):
+        yield f"{row.get('title', '')} {paragraph}".strip()
 
 
 class _Engine:

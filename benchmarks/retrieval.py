@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 
 from hiperrag.answering.retrieval import Retriever
-from hiperrag.benchmarks.machine import describe_machine
 from hiperrag.cli.search import read_queries
 from hiperrag.errors import UserError
+from hiperrag.machine import describe_machine
 from hiperrag.workflows.run import index_sources
 from hiperrag.workflows.sites import load_site
 

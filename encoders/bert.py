@@ -20,6 +20,9 @@ from torch.nn import functional
 from hiperrag.encoders.linear import FloatLinear, Linear
 from hiperrag.errors import UserError
 
+_ROW_MULTIPLE = 16
+"""A batch gets up to 15 spare rows: oneDNN compiles a kernel for each shape it meets, so shapes must be few."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class BertShape:
@@ -61,13 +64,16 @@ class PackedBert:
     @torch.inference_mode()
     def __call__(self, ids: Tensor, lengths: Sequence[int]) -> Tensor:
         """Last hidden states (total tokens, hidden) of texts laid end to end in `ids` (total tokens,)."""
-        positions = torch.cat([self._positions[:length] for length in lengths])
-        x = self._norm(functional.embedding(ids, self._words).add_(positions), self._embedding_norm)
+        total = ids.shape[0]
+        spare = -total % _ROW_MULTIPLE
+        positions = torch.cat([self._positions[:length] for length in [*lengths, spare]])
+        x = functional.embedding(functional.pad(ids, (0, spare)), self._words).add_(positions)
+        x = self._norm(x, self._embedding_norm)
         for layer in self.layers:
             context = self._attention(layer.qkv(x), lengths)
             x = self._norm(layer.attention_out(context).add_(x), layer.attention_norm)
             x = self._norm(layer.down(functional.gelu(layer.up(x))).add_(x), layer.output_norm)
-        return x
+        return x[:total]
 
     def _norm(self, x: Tensor, weights: tuple[Tensor, Tensor]) -> Tensor:
         return functional.layer_norm(x, (self.shape.hidden,), *weights, eps=self.shape.epsilon)
@@ -84,6 +90,7 @@ class PackedBert:
             out = functional.scaled_dot_product_attention(q, k, v)
             context[start:stop].view(count, length, heads, width).copy_(out.transpose(1, 2))
             start = stop
+        context[start:] = 0
         return context
 
 

@@ -134,8 +134,7 @@ def token_budget() -> int:
 
 def _agreement(hidden: Tensor, reference: Tensor, lengths: list[int]) -> dict[str, float]:
     tokens = functional.cosine_similarity(hidden, reference)
-    means = [torch.stack([text.mean(0) for text in torch.split(rows, lengths)]) for rows in (hidden, reference)]
-    pooled = functional.cosine_similarity(*means)
+    pooled = functional.cosine_similarity(_means(hidden, lengths), _means(reference, lengths))
     return {
         "token_cosine_mean": round(float(tokens.mean()), 6),
         "token_cosine_min": round(float(tokens.min()), 6),

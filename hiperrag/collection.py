@@ -19,6 +19,8 @@ from hiperrag.files import TEMPORARY_MARK, write_text_atomic
 
 FORMAT_VERSION = 1
 
+FailedStage = Literal["", "parse", "chunk", "encode"]
+
 
 class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -52,7 +54,7 @@ class PartEntry(_Record):
     n_passages: int
     n_tokens: int
     n_truncated: int
-    failed_stage: Literal["", "parse", "chunk", "encode"] = ""
+    failed_stage: FailedStage = ""
     """Set when a stage could not process the part at all; a rerun tries it again."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +43,7 @@ def shards(tmp_path: Path) -> tuple[list[Shard], list[list[np.ndarray]], list[np
             part, tokens, offsets, pool = make_part(tmp_path / f"v{number}{position}", lengths)
             parts.append(part)
             stored = tokens.astype(np.float16).astype(np.float32)
-            texts += [stored[a:b] for a, b in zip(offsets[:-1], offsets[1:], strict=True)]
+            texts += [stored[a:b] for a, b in pairwise(offsets)]
             vectors.append(pool)
         write_shard(tmp_path / f"{number}", parts)
         opened.append(Shard(tmp_path / f"{number}"))

@@ -8,6 +8,7 @@ import datetime
 import errno
 import fcntl
 import heapq
+import json
 import shutil
 import time
 import uuid
@@ -31,6 +32,7 @@ from hiperrag.collection import (
 from hiperrag.errors import UserError
 from hiperrag.events import EventLog
 from hiperrag.files import fingerprint, write_text_atomic
+from hiperrag.machine import describe_machine
 from hiperrag.parsing.sources import Discovery, Input, discover, read_bytes
 from hiperrag.records import Quarantined, read_quarantined, write_records
 from hiperrag.workflows.plan import Plan, extend_plan, load_plan, save_plan, weight
@@ -42,6 +44,7 @@ from hiperrag.workflows.stages import (
     STAGES,
     PartNames,
     ShardTask,
+    Stage,
     build_shard,
     chunk_part,
     encode_part,
@@ -177,7 +180,10 @@ class _Run:
             manifest = self._commit()
             self.collection.collect_garbage(manifest)
             summary = self._summary(manifest, before, found.ignored)
-            self.events.write("run_finished", **dataclasses.asdict(summary) | {"counts": summary.counts.model_dump()})
+            result = dataclasses.asdict(summary) | {"counts": summary.counts.model_dump()}
+            self.events.write("run_finished", **result)
+        report = result | {"settings_hash": self.settings.identity(), "machine": describe_machine()}
+        write_text_atomic(self.folder / "report.json", json.dumps(report, indent=1, ensure_ascii=False) + "\n")
         return summary
 
     # Planning
@@ -219,7 +225,7 @@ class _Run:
             stages["build"].total += 1
             stages["build"].cached += entry is not None
             for position, part in enumerate(parts):
-                stage = "build" if entry else self._next_stage(part.names)
+                stage: Stage = "build" if entry else self._next_stage(part.names)
                 for name in STAGES[:-1]:
                     stages[name].total += part.n_inputs
                     if STAGES.index(name) < STAGES.index(stage):
@@ -236,13 +242,13 @@ class _Run:
         self.replaces = bool(set(done) - {entry.identity for entry in self.entries if entry})
         return list(stages.values())
 
-    def _next_stage(self, names: PartNames) -> str:
+    def _next_stage(self, names: PartNames) -> Stage:
         for stage in reversed(STAGES[:-1]):
             if names.output(self.collection, stage).exists():
                 return STAGES[STAGES.index(stage) + 1]
         return STAGES[0]
 
-    def _push(self, stage: str, shard: int, part: int) -> None:
+    def _push(self, stage: Stage, shard: int, part: int) -> None:
         """Later stages first, so that shards are committed early and little waits half-done."""
         heapq.heappush(self.ready, (-STAGES.index(stage), shard, part))
 
@@ -261,7 +267,7 @@ class _Run:
         finally:
             pool.close()
 
-    def _submit(self, pool: Pool, stage: str, shard: int, position: int) -> None:
+    def _submit(self, pool: Pool, stage: Stage, shard: int, position: int) -> None:
         self.progress.begin(stage)
         tag = (stage, shard, position)
         if stage == "build":
@@ -286,7 +292,7 @@ class _Run:
             n_inputs=tuple(part.n_inputs for part in shard.parts),
         )
 
-    def _settle(self, stage: str, number: int, position: int, future: Future[Any]) -> None:
+    def _settle(self, stage: Stage, number: int, position: int, future: Future[Any]) -> None:
         shard = self.shards[number]
         work = shard if stage == "build" else shard.parts[position]
         try:
@@ -313,6 +319,7 @@ class _Run:
             self.progress.advance("build", 1)
             return
         part = shard.parts[position]
+        part.attempts = 0
         self.stage_seconds[stage] += outcome.seconds
         self.events.write("part_done", stage=stage, shard=number, part=position, **dataclasses.asdict(outcome))
         self.progress.advance(stage, part.n_inputs, outcome.n_quarantined)
@@ -327,7 +334,7 @@ class _Run:
         if not self.shards[number].waiting:
             self._push("build", number, 0)
 
-    def _give_up(self, stage: str, number: int, position: int, error: Exception) -> None:
+    def _give_up(self, stage: Stage, number: int, position: int, error: Exception) -> None:
         """Quarantine all of a part's inputs: a stage failed on it as a whole."""
         reason = f"{type(error).__name__}: {error}".splitlines()[0][:300]
         self.events.write("part_failed", stage=stage, shard=number, part=position, message=reason)

@@ -10,13 +10,14 @@ import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from hiperrag import encoders, index, parsing
-from hiperrag.collection import Collection, EncoderEntry, PartEntry, ShardEntry
+from hiperrag.collection import Collection, EncoderEntry, FailedStage, PartEntry, ShardEntry
 from hiperrag.encoders.base import Encoder, Tokenizer
 from hiperrag.files import fingerprint
 from hiperrag.index.shard import PartVectors, write_shard
@@ -34,7 +35,8 @@ from hiperrag.records import (
 from hiperrag.warm import warm
 from hiperrag.workflows.settings import IndexSettings
 
-STAGES = ("parse", "chunk", "encode", "build")
+Stage = Literal["parse", "chunk", "encode", "build"]
+STAGES: tuple[Stage, ...] = ("parse", "chunk", "encode", "build")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -44,9 +46,9 @@ class PartNames:
     documents: str
     passages: str
     vectors: str
-    failed_stage: str = ""
+    failed_stage: FailedStage = ""
 
-    def output(self, collection: Collection, stage: str) -> Path:
+    def output(self, collection: Collection, stage: Stage) -> Path:
         """The file or folder whose existence says that `stage` is done."""
         return {
             "parse": collection.documents_path(self.documents),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from hiperrag.answering.generators.base import Generator
+from hiperrag.answering.generators.base import Generator, LikelihoodGenerator
 from hiperrag.answering.hits import Hit
 from hiperrag.answering.prompts import REFUSAL
 from hiperrag.answering.quoting import quote
@@ -41,5 +41,7 @@ def answer(
         yield Answer(REFUSAL, [], False, mode, generator.spec, timings, ["nothing was retrieved"])
     elif generator.capable:
         yield from write(question, hits, generator, encoder, max_tokens)
-    else:
+    elif isinstance(generator, LikelihoodGenerator):
         yield from quote(question, hits, generator, encoder)
+    else:
+        raise TypeError(f"generator {generator.spec} can neither be trusted to write nor say likelihoods")

@@ -8,18 +8,18 @@ import time
 from collections.abc import Iterator, Sequence
 
 from hiperrag.answering.evidence import Evidence, mean_maxsim, stems
-from hiperrag.answering.generators.base import Generator, LikelihoodGenerator
+from hiperrag.answering.generators.base import LikelihoodGenerator
 from hiperrag.answering.hits import Hit
 from hiperrag.answering.prompts import REFUSAL, template
 from hiperrag.answering.result import Answer, AnswerEvent, Citation, Sentence
 from hiperrag.encoders.base import Encoder
 
 MAX_PASSAGES = 16
-MAX_CANDIDATES = 6
-"""Sentences that the language model reads: some 400 tokens, a few seconds of one core."""
+MAX_READ = 4
+"""Sentences that the language model reads: some 300 tokens, a second or two on two cores."""
 MAX_QUOTES = 3
-ANSWERABLE = 1.25
-"""Least mean MaxSim of question and sentence, plus that of question and passage, for an answer at all."""
+ANSWERABLE = 1.27
+"""Least relevance of the best sentence for an answer at all."""
 MARGIN = 0.10
 """How far below the first quote's score a further one may be."""
 SAME = 0.7
@@ -32,10 +32,8 @@ _OPEN_WEIGHT = 0.5
 _LIKELIHOOD_WEIGHT = 0.1
 _QUESTION = re.compile(r"^(?:do|does|did|is|are|was|were|can|could|what|which|how|why)\b|\?[\"'”’)]*$", re.IGNORECASE)
 _AIM = re.compile(
-    r"^(?:to|in order to)\s+(?!date)\w+"
+    r"^(?:to|in order to)\s+(?!date)\w+[^,]*$"
     r"|\b(?:aim|aims|aimed|objectives?|purpose|goal|hypothesi[sz]ed?|sought|planned to)\b"
-    r"|\b(?:we|study|paper|article|trial|review) (?:\w+ ){0,2}(?:investigate[sd]?|examine[sd]?|evaluate[sd]?"
-    r"|assess(?:ed|es)?|tested|asked|studied|compared|explore[sd]?|analy[sz]e[sd]?|reviewed)\b"
     r"|\b(?:whether|unclear|not known|unknown|controversial|debated?|little is known)\b",
     re.IGNORECASE,
 )
@@ -54,28 +52,21 @@ class Candidate:
     """Mean MaxSim of the question with the sentence plus that with its passage, at most 2; compares questions."""
 
 
-def quote(question: str, hits: Sequence[Hit], generator: Generator, encoder: Encoder) -> Iterator[AnswerEvent]:
-    """One to three quoted Sentences, then the Answer. Reads at most the first MAX_PASSAGES hits."""
+def quote(
+    question: str, hits: Sequence[Hit], generator: LikelihoodGenerator, encoder: Encoder
+) -> Iterator[AnswerEvent]:
+    """One to three quoted Sentences, then the Answer. Looks at the first MAX_PASSAGES hits."""
     started = time.perf_counter()
     evidence = Evidence(hits[:MAX_PASSAGES], encoder)
-    ranked = rank(question, evidence, encoder)
-    likely = generator if isinstance(generator, LikelihoodGenerator) else None
-    if not is_answerable(ranked):
-        ranked = []
-    elif likely:
-        ranked = read(question, ranked, likely)
-    timings = {"select": _since(started)}
+    picked = select(question, evidence, generator, encoder)
+    timings = {"select": _since(started), "first_token": _since(started)}
     sentences: list[Sentence] = []
-    for candidate in pick(ranked):
+    for candidate in picked:
         quoted = f"“{quotable(candidate.text)}”"
-        if sentences:
-            said = " ".join(sentence.text for sentence in sentences)
-            quoted = (join(said, quoted, likely) if likely else "") + quoted
+        opener = join(sentences[-1].text, quoted, generator) if sentences else ""
         citation = Citation.of(candidate.n, evidence.hits[candidate.n - 1], candidate.text)
-        sentences.append(Sentence(f"{quoted} [{candidate.n}]", [citation]))
-        timings.setdefault("first_token", _since(started))
+        sentences.append(Sentence(f"{opener}{quoted} [{candidate.n}]", [citation]))
         yield sentences[-1]
-    timings.setdefault("first_token", _since(started))
     yield Answer(
         text=" ".join(sentence.text for sentence in sentences) or REFUSAL,
         citations=[citation for sentence in sentences for citation in sentence.citations],
@@ -84,6 +75,14 @@ def quote(question: str, hits: Sequence[Hit], generator: Generator, encoder: Enc
         generator=generator.spec,
         timings_ms={**timings, "total": _since(started), "tokens": 0.0},
     )
+
+
+def select(question: str, evidence: Evidence, generator: LikelihoodGenerator, encoder: Encoder) -> list[Candidate]:
+    """The sentences to quote, best first; empty where the passages are too far from the question."""
+    ranked = rank(question, evidence, encoder)
+    if max((candidate.relevance for candidate in ranked), default=0.0) < ANSWERABLE:
+        return []
+    return pick(read(question, ranked, generator))
 
 
 def rank(question: str, evidence: Evidence, encoder: Encoder) -> list[Candidate]:
@@ -115,18 +114,13 @@ def leaves_open(question: str, sentence: str) -> bool:
     return bool(_QUESTION.search(sentence) or (_AIM.search(sentence) and not _AIM.search(question)))
 
 
-def is_answerable(ranked: Sequence[Candidate]) -> bool:
-    """Whether the passages are near enough to the question to answer it."""
-    return max((candidate.relevance for candidate in ranked), default=0.0) >= ANSWERABLE
-
-
 def read(question: str, ranked: Sequence[Candidate], generator: LikelihoodGenerator) -> list[Candidate]:
-    """The best candidates again, in the order that results when the language model has read them.
+    """The best candidates in the order that results when the language model has read them.
 
-    It adds log p(question | sentence) per word of the question, in nats: query likelihood (Ponte & Croft 1998;
-    with language models, Sachan et al. 2022).
+    It adds, weighted, log p(question | sentence) in nats for each word of the question: query likelihood
+    (Ponte & Croft 1998; with language models, Sachan et al. 2022).
     """
-    best = ranked[:MAX_CANDIDATES]
+    best = ranked[:MAX_READ]
     ask = template("ask_about.txt")
     messages = [[{"role": "user", "content": ask.substitute(text=candidate.text).strip()}] for candidate in best]
     likelihoods = generator.log_likelihoods([(generator.prompt(message), question) for message in messages])
@@ -150,8 +144,9 @@ def pick(ranked: Sequence[Candidate]) -> list[Candidate]:
 
 
 def join(said: str, quoted: str, generator: LikelihoodGenerator) -> str:
-    """The opener under which the language model finds the next quote likeliest."""
-    likelihoods = generator.log_likelihood(said, [f" {opener}{quoted}" for opener in OPENERS])
+    """The opener after which the language model finds the start of the next quote likeliest."""
+    before, beginning = " ".join(said.split()[-20:]), " ".join(quoted.split()[:6])
+    likelihoods = generator.log_likelihoods([(f"{before} {opener}".rstrip(), f" {beginning}") for opener in OPENERS])
     return OPENERS[max(range(len(OPENERS)), key=likelihoods.__getitem__)]
 
 

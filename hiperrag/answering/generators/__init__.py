@@ -70,7 +70,26 @@ def _huggingface(name: str, spec: str) -> Generator:
         return LocalGenerator(model_path(name), spec)
     if name.startswith(("/", ".", "~")) or name.count("/") > 1:
         raise UserError(f"--generator {spec}: no folder {folder}")
+    _look_up(name, spec)
     return LocalGenerator(name, spec)
+
+
+def _look_up(name: str, spec: str) -> None:
+    """Ask the hub for a model that is not in its cache here, so that a wrong name or no network fails at once."""
+    from huggingface_hub import HfApi, try_to_load_from_cache
+    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
+
+    try:
+        if isinstance(try_to_load_from_cache(name, "config.json"), str):
+            return
+        HfApi().model_info(name, timeout=10)
+    except GatedRepoError as error:
+        raise UserError(f"--generator {spec}: {name} is gated; accept its terms and set HF_TOKEN") from error
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise UserError(f"--generator {spec}: the hub has no model {name}, and there is no folder {name}") from error
+    except Exception as error:  # the hub's client raises errors of whichever HTTP library it was built on
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"--generator {spec}: no folder {name}, and the hub did not answer: {first[:200]}") from error
 
 
 def _gguf(file: Path, spec: str) -> Generator:
