@@ -155,7 +155,8 @@ def _ours(job: dict[str, Any]) -> _Parts:
     from hiperrag import __version__
     from hiperrag.encoders import load_encoder
 
-    encoder = load_encoder(job["model"], job["threads"], job["precision"])
+    precision = f":{job['precision']}" if job["precision"] else ""
+    encoder = load_encoder(job["model"] + precision, job["threads"])
 
     def vectors(texts: list[str]) -> _Vectors:
         # The query form keeps every token, which lines the rows up with the peer's.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
@@ -24,6 +25,10 @@ class Encoded:
     offsets: npt.NDArray[np.int64]
     pooled: npt.NDArray[np.float32]
     truncated: npt.NDArray[np.bool_]
+
+    def token_arrays(self) -> list[npt.NDArray[np.float32]]:
+        """The token vectors of each text, (n_tokens, dim), as views."""
+        return [self.tokens[start:stop] for start, stop in pairwise(self.offsets)]
 
 
 class Tokenizer(Protocol):

@@ -72,7 +72,7 @@ class PackedBert:
         for layer in self.layers:
             context = self._attention(layer.qkv(x), lengths)
             x = self._norm(layer.attention_out(context).add_(x), layer.attention_norm)
-            x = self._norm(layer.down(functional.gelu(layer.up(x))).add_(x), layer.output_norm)
+            x = self._norm(layer.down(torch.ops.aten.gelu_(layer.up(x))).add_(x), layer.output_norm)
         return x[:total]
 
     def _norm(self, x: Tensor, weights: tuple[Tensor, Tensor]) -> Tensor:

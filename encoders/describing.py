@@ -3,24 +3,38 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+
+from safetensors import safe_open
 
 from hiperrag.collection import EncoderEntry
 from hiperrag.encoders.config import read_config
 from hiperrag.encoders.loading import encoder_folder
+from hiperrag.encoders.precision import chosen_precision, split_spec, vectors_identity
 from hiperrag.files import fingerprint, sha256_file
-from hiperrag.models import weights_hash
 
 
 def describe(spec: str) -> EncoderEntry:
-    """The encoder's identity, sizes and limits, from its folder's small files."""
+    """The encoder's identity, sizes and limits, from its folder's small files.
+
+    The entry's spec names the precision, so that every worker, and every later query, uses the same one.
+    """
     folder = encoder_folder(spec)
     config = read_config(folder)
+    name, precision = split_spec(spec)
+    precision = precision or chosen_precision(folder, config)
     hidden = int(json.loads((folder / "config.json").read_text(encoding="utf-8"))["hidden_size"])
     return EncoderEntry(
-        spec=spec,
-        identity=fingerprint(weights_hash(folder), config.model_dump_json()),
+        spec=f"{name}:{precision}",
+        identity=vectors_identity(folder, config, precision),
         tokenizer=fingerprint(sha256_file(folder / "tokenizer.json"), config.passage_prefix, config.passage_max_tokens),
-        dim=hidden,
+        dim=_projected(folder / config.projection) if config.projection else hidden,
         pooled_dim=hidden,
         max_tokens=config.passage_max_tokens,
     )
+
+
+def _projected(file: Path) -> int:
+    """Dimensions that a projection's matrix gives, from the file's header."""
+    with safe_open(file, framework="numpy") as tensors:
+        return int(tensors.get_slice("weight").get_shape()[0])

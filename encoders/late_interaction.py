@@ -14,12 +14,10 @@ from torch.nn import functional
 from hiperrag.encoders.base import Encoded
 from hiperrag.encoders.batching import length_sorted_batches
 from hiperrag.encoders.config import EncoderConfig
-from hiperrag.encoders.precision import Precision, build, token_budget
-from hiperrag.encoders.quantizing import RECIPE
+from hiperrag.encoders.measuring import build, token_budget
+from hiperrag.encoders.precision import Precision, vectors_identity
 from hiperrag.encoders.tokenizing import TextTokenizer, Tokenized
 from hiperrag.errors import UserError
-from hiperrag.files import fingerprint
-from hiperrag.models import weights_hash
 
 
 class LateInteractionEncoder:
@@ -38,7 +36,7 @@ class LateInteractionEncoder:
         self.pooled_dim = self._forward.shape.hidden
         self.dim = self.pooled_dim if self._projection is None else self._projection.shape[0]
         self.max_tokens = config.passage_max_tokens
-        self.identity = fingerprint(weights_hash(folder), config.model_dump_json(), precision, RECIPE)
+        self.identity = vectors_identity(folder, config, precision)
         self._is_special = self._mask(self.tokenizer.special_ids())
         self._is_punctuation = self._mask(self.tokenizer.punctuation_ids())
 

@@ -59,7 +59,10 @@ class Int8Linear:
 
 
 class Int8AfterGelu:
-    """As Int8Linear for inputs that come out of GELU: they have a least value, so all levels lie above it."""
+    """As Int8Linear for inputs that come out of GELU: they have a least value, so all levels lie above it.
+
+    Overwrites its input.
+    """
 
     def __init__(self, weights: Int8Weights) -> None:
         self._matmul = _IntegerProduct(weights, zero_point=0)
@@ -68,7 +71,9 @@ class Int8AfterGelu:
 
     def __call__(self, x: Tensor) -> Tensor:
         step = x.amax(1, keepdim=True).add_(GELU_MINIMUM).div_(255)
-        levels = torch.add(x, GELU_MINIMUM).mul_(step.reciprocal()).sub_(128).round_().to(torch.int8)
+        inverse = step.reciprocal()
+        # (x + minimum) / step - 128, in as few passes over the widest matrix as can be
+        levels = x.mul_(inverse).add_(inverse.mul_(GELU_MINIMUM).sub_(128)).round_().to(torch.int8)
         return self._matmul(levels).mul_(step).add_(self._bias)
 
 

@@ -18,9 +18,6 @@ from hiperrag.encoders.bert import BertLayer, PackedBert
 from hiperrag.encoders.linear import FloatLinear, Int8AfterGelu, Int8Linear, Int8Weights
 from hiperrag.files import atomic_file
 
-RECIPE = "int8 weights per output, inputs per token, smoothed, GPTQ: 1"
-"""Changes whenever the same model would be quantised differently."""
-
 _SMOOTHING = {"qkv": 0.6, "attention_out": 0.5, "up": 0.55}
 """SmoothQuant's alpha for each kind of layer, by measurement; inputs after GELU are left as they are."""
 _DAMPING = 0.01

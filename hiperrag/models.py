@@ -365,20 +365,35 @@ def _convert_gguf(file: Path, folder: Path, chat_template: str | None) -> None:
     except ImportError as error:
         raise UserError(f"converting a GGUF file needs {error.name}: run `pip install {error.name}`") from error
 
+    with _no_progress_bars():
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+            model = AutoModelForCausalLM.from_pretrained(
+                file.parent,
+                gguf_file=file.name,
+                dtype=torch.bfloat16,
+                quantization_config=GgufConfig(dequantize=True),
+            )
+        except (ImportError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UserError(f"cannot convert {file.name}: {reason}") from error
+        if tokenizer.chat_template is None and chat_template is not None:
+            tokenizer.chat_template = chat_template
+        if hasattr(model.config, "quantization_config"):
+            del model.config.quantization_config  # the saved weights are plain bfloat16
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+
+@contextlib.contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """The caller reports progress in its own way."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-        model = AutoModelForCausalLM.from_pretrained(
-            file.parent,
-            gguf_file=file.name,
-            dtype=torch.bfloat16,
-            quantization_config=GgufConfig(dequantize=True),
-        )
-    except (ImportError, ValueError, KeyError, RuntimeError, NotImplementedError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"cannot convert {file.name}: {reason}") from error
-    if tokenizer.chat_template is None and chat_template is not None:
-        tokenizer.chat_template = chat_template
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config  # the saved weights are plain bfloat16
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

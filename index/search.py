@@ -29,26 +29,30 @@ def search(
     k: int,
     *,
     n_candidates: int = DEFAULT_CANDIDATES,
-    exact: bool = False,
 ) -> list[Match]:
-    """The k passages with the highest MaxSim for one query, best first; equal scores in shard and row order.
+    """The k passages with the highest MaxSim for one query among its candidates, best first.
 
-    query_tokens: (n_query_tokens, dim); query_pooled: (pooled_dim,). With `exact`, every passage is scored;
-    otherwise the `n_candidates` passages (at least k) with the best pooled cosine over all shards.
+    query_tokens: (n_query_tokens, dim); query_pooled: (pooled_dim,). Candidates are the `n_candidates` passages (at
+    least k) with the best pooled cosine over all shards. Equal scores come in shard and row order.
     """
-    if exact:
-        pairs = [(number, np.arange(shard.n_passages)) for number, shard in enumerate(shards)]
-        scores = [shard.maxsim_all(query_tokens) for shard in shards]
-    else:
-        pairs = _by_shard(search_pooled(shards, query_pooled, max(k, n_candidates)))
-        scores = [shards[number].maxsim(query_tokens, rows) for number, rows in pairs]
-    if not pairs:
-        return []
-    all_scores = np.concatenate(scores)
-    all_shards = np.concatenate([np.full(len(rows), number) for number, rows in pairs])
-    all_rows = np.concatenate([rows for _, rows in pairs])
-    best = np.lexsort((all_rows, all_shards, -all_scores))[:k]
-    return [Match(int(all_shards[i]), int(all_rows[i]), float(all_scores[i])) for i in best]
+    candidates = search_pooled(shards, query_pooled, max(k, n_candidates))
+    numbers, rows, scores = [], [], []
+    for number, shard_rows in _by_shard(candidates):
+        rows.append(shard_rows)
+        numbers.append(np.full(len(shard_rows), number))
+        scores.append(shards[number].maxsim(query_tokens, shard_rows))
+    return _best(scores, numbers, rows, k)
+
+
+def search_exact(shards: Sequence[Shard], queries: Sequence[FloatArray], k: int) -> list[list[Match]]:
+    """The k passages with the highest MaxSim over all passages, for each query; equal scores in shard and row order.
+
+    queries: token vectors (n_query_tokens, dim) of each query.
+    """
+    numbers = [np.full(shard.n_passages, number) for number, shard in enumerate(shards)]
+    rows = [np.arange(shard.n_passages) for shard in shards]
+    scores = [shard.maxsim_all(queries) for shard in shards]
+    return [_best([found[q] for found in scores], numbers, rows, k) for q in range(len(queries))]
 
 
 def search_pooled(shards: Sequence[Shard], pooled: FloatArray, k: int) -> list[Match]:
@@ -62,11 +66,21 @@ def search_pooled(shards: Sequence[Shard], pooled: FloatArray, k: int) -> list[M
         scores.append(shard_scores[0])
         rows.append(shard_rows[0])
         numbers.append(np.full(len(shard_rows[0]), number))
+    return _best(scores, numbers, rows, k)
+
+
+def _best(
+    scores: Sequence[FloatArray],
+    numbers: Sequence[npt.NDArray[np.int64]],
+    rows: Sequence[npt.NDArray[np.int64]],
+    k: int,
+) -> list[Match]:
+    """The k highest scores over shards, without passages that have no tokens; equal scores in shard and row order."""
     if not scores:
         return []
     all_scores, all_numbers, all_rows = np.concatenate(scores), np.concatenate(numbers), np.concatenate(rows)
     best = np.lexsort((all_rows, all_numbers, -all_scores))[:k]
-    return [Match(int(all_numbers[i]), int(all_rows[i]), float(all_scores[i])) for i in best]
+    return [Match(int(all_numbers[i]), int(all_rows[i]), float(all_scores[i])) for i in best if all_scores[i] > -np.inf]
 
 
 def _by_shard(matches: Sequence[Match]) -> list[tuple[int, npt.NDArray[np.int64]]]:

@@ -117,33 +117,37 @@ class Shard:
         if not len(rows):
             return np.zeros(0, dtype=np.float32)
         tokens = np.concatenate([self.tokens[a:b] for a, b in zip(starts, ends, strict=True)])
-        lengths = ends - starts
-        return _maxsim(query, tokens.astype(np.float32), lengths)
+        best: FloatArray = _best_cosines(query, tokens.astype(np.float32), ends - starts).sum(axis=1)
+        return best
 
-    def maxsim_all(self, query: FloatArray, block_tokens: int = 65_536) -> FloatArray:
-        """MaxSim with every passage of the shard: brute force, in blocks of bounded size."""
-        scores = np.empty(self.n_passages, dtype=np.float32)
+    def maxsim_all(self, queries: Sequence[FloatArray], block_tokens: int = 8_192) -> FloatArray:
+        """MaxSim of each query with every passage of the shard: brute force, in blocks of bounded size.
+
+        queries: token vectors (n_query_tokens, dim) of each query. Returns (n_queries, n_passages).
+        """
+        scores = np.empty((len(queries), self.n_passages), dtype=np.float32)
+        joined = np.concatenate(queries)
+        starts = np.cumsum([0, *(len(query) for query in queries[:-1])])
         first = 0
         while first < self.n_passages:
             last = int(np.searchsorted(self.offsets, self.offsets[first] + block_tokens, side="right")) - 1
             last = min(max(last, first + 1), self.n_passages)
             block = self.tokens[self.offsets[first] : self.offsets[last]].astype(np.float32)
-            scores[first:last] = _maxsim(query, block, np.diff(self.offsets[first : last + 1]))
+            best = _best_cosines(joined, block, np.diff(self.offsets[first : last + 1]))
+            scores[:, first:last] = np.add.reduceat(best, starts, axis=1).T
             first = last
         return scores
 
 
-def _maxsim(query: FloatArray, tokens: FloatArray, lengths: npt.NDArray[np.int64]) -> FloatArray:
-    """Sum over query tokens of the best cosine with a passage's tokens.
+def _best_cosines(query: FloatArray, tokens: FloatArray, lengths: npt.NDArray[np.int64]) -> FloatArray:
+    """The best cosine of each query token with each passage's tokens.
 
-    query: (q, dim); tokens: (sum(lengths), dim), passage after passage. Returns (n_passages,); a passage without
-    tokens scores -inf.
+    query: (q, dim); tokens: (sum(lengths), dim), passage after passage. Returns (n_passages, q); -inf for a
+    passage without tokens.
     """
-    scores = np.full(len(lengths), -np.inf, dtype=np.float32)
+    best = np.full((len(lengths), len(query)), -np.inf, dtype=np.float32)
     filled = lengths > 0
-    if not filled.any():
-        return scores
-    similarity = tokens @ query.T
-    starts = (np.cumsum(lengths) - lengths)[filled]
-    scores[filled] = np.maximum.reduceat(similarity, starts, axis=0).sum(axis=1)
-    return scores
+    if filled.any():
+        starts = (np.cumsum(lengths) - lengths)[filled]
+        best[filled] = np.maximum.reduceat(tokens @ query.T, starts, axis=0)
+    return best

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from hiperrag.errors import UserError
-from hiperrag.index.search import search
+from hiperrag.index.search import search, search_exact
 from hiperrag.index.shard import PartVectors, Shard, write_shard
 
 DIM, POOLED = 16, 8
@@ -58,17 +58,20 @@ def test_exact_search_is_maxsim_over_everything(shards):
     expected = sorted(
         ((plain_maxsim(query, tokens), s, r) for s, texts in enumerate(passages) for r, tokens in enumerate(texts)),
         key=lambda item: (-item[0], item[1], item[2]),
-    )
-    found = search(opened, query, unit(1, POOLED)[0], k=10, exact=True)
+    )[:-1]
+    other = unit(3, DIM)
+    found, found_other = search_exact(opened, [query, other], k=10)
     assert [(match.shard, match.row) for match in found] == [(s, r) for _, s, r in expected]
     assert [match.score for match in found] == pytest.approx([score for score, _, _ in expected], abs=1e-4)
-    assert found[-1].score == -np.inf, "a passage without tokens is last, not at 0"
+    alone = search_exact(opened, [other], k=10)[0]
+    assert [(m.shard, m.row) for m in found_other] == [(m.shard, m.row) for m in alone]
+    assert (0, 3) not in {(match.shard, match.row) for match in found}, "a passage without tokens is not found"
 
 
 def test_small_blocks_score_the_same(shards):
     opened, _, _ = shards
     query = unit(6, DIM)
-    np.testing.assert_allclose(opened[1].maxsim_all(query, block_tokens=5), opened[1].maxsim_all(query), atol=1e-5)
+    np.testing.assert_allclose(opened[1].maxsim_all([query], block_tokens=5), opened[1].maxsim_all([query]), atol=1e-5)
 
 
 def test_candidates_limit_what_is_scored(shards):
@@ -82,7 +85,7 @@ def test_candidates_limit_what_is_scored(shards):
     assert {(match.shard, match.row) for match in found} == {(s, r) for _, s, r in nearest}
     assert [match.score for match in found] == sorted((match.score for match in found), reverse=True)
     everything = search(opened, query, direction, k=10, n_candidates=1)
-    assert len(everything) == 10, "k results when k exist, however few candidates were asked for"
+    assert len(everything) == 9, "all that have tokens, however few candidates were asked for"
 
 
 def test_equal_scores_come_in_shard_and_row_order(tmp_path):

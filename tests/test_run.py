@@ -69,7 +69,8 @@ def corpus(tmp_path):
 
 
 def write(path: Path, n: int, word: str = "sample") -> None:
-    path.write_text("".join(json.dumps({"_id": f"r{i}", "text": f"The {word} {i} weighs {i} g."}) + "\n" for i in range(n)))
+    rows = ({"_id": f"r{i}", "text": f"The {word} {i} weighs {i} g."} for i in range(n))
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def index(source: Path, to: Path, **changes) -> run.Summary:

@@ -116,11 +116,18 @@ def index_sources(
     manifest = collection.manifest() if collection.exists() else None
     settings = override(IndexSettings.model_validate(manifest.settings) if manifest else IndexSettings())
     found = discover(sources, rows_per_input=settings.parts.rows_per_part)
-    encoder = encoders.describe(settings.encode.encoder)
+    encoder = encoders.describe(_encoder_spec(manifest, settings))
     collection.root.mkdir(parents=True, exist_ok=True)
     with _sole_writer(collection):
         collection.remove_temporary_files()
         return _Run(collection, manifest, settings, encoder, site, quiet).index(found)
+
+
+def _encoder_spec(manifest: Manifest | None, settings: IndexSettings) -> str:
+    """The encoder of this run: the collection's own, precision included, unless the settings name another."""
+    if manifest and IndexSettings.model_validate(manifest.settings).encode == settings.encode:
+        return manifest.encoder.spec
+    return settings.encode.encoder
 
 
 def _is_resumable(folder: Path) -> bool:

@@ -13,7 +13,11 @@ from hiperrag.answering.result import Citation, Sentence
 KEEP_CITED = 0.40
 """Least support of a citation that the generator gave; below it, passage n does not speak of this at all."""
 ATTRIBUTE = 0.55
-"""Least support for citing a passage that the generator did not name."""
+"""Least support for citing a passage that the generator did not name.
+
+Both were chosen with the packaged encoder on SciFact claims and PubMedQA conclusions, each against its own abstract
+and the lexically nearest other ones.
+"""
 
 _SOURCES = r"(?:passages?|documents?|collection|sources?|texts?|context|excerpts?|papers?|information)"
 _SAYING = (

@@ -13,14 +13,16 @@ import pyarrow.parquet as pq
 from hiperrag.answering.hits import Hit
 from hiperrag.collection import Collection, Manifest
 from hiperrag.encoders import load_encoder
-from hiperrag.encoders.base import Encoder
+from hiperrag.encoders.base import Encoded, Encoder
 from hiperrag.errors import UserError
-from hiperrag.index.search import DEFAULT_CANDIDATES, Match, search, search_pooled
-from hiperrag.index.shard import FloatArray, Shard
+from hiperrag.index.search import DEFAULT_CANDIDATES, Match, search, search_exact, search_pooled
+from hiperrag.index.shard import Shard
 from hiperrag.records import Passage, passage_from_row
 
 PARTS_HELD = 64
 """Passage tables kept in memory between queries."""
+PASSAGES_PER_DOCUMENT = 8
+"""Passages fetched for each document wanted, where each document is to appear once; more if that was too few."""
 
 
 class Retriever:
@@ -55,43 +57,49 @@ class Retriever:
         passage, and k counts documents.
         """
 
-        def match(tokens: FloatArray, pooled: FloatArray, n: int) -> list[Match]:
-            return search(self._shards, tokens, pooled, n, n_candidates=max(DEFAULT_CANDIDATES, n), exact=exact)
-
-        return self._search(queries, k, match, per_document)
+        if exact:
+            return self._search(queries, k, self._match_exact, per_document)
+        return self._search(queries, k, self._match, per_document)
 
     def search_pooled(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         """The k best documents for each query by pooled cosine alone, without MaxSim; scores are cosines."""
-        return self._search(queries, k, lambda _, pooled, n: search_pooled(self._shards, pooled, n), per_document=True)
+        return self._search(queries, k, self._match_pooled, per_document=True)
+
+    def _match(self, queries: Encoded, k: int) -> list[list[Match]]:
+        candidates = max(DEFAULT_CANDIDATES, k)
+        return [
+            search(self._shards, tokens, pooled, k, n_candidates=candidates)
+            for tokens, pooled in zip(queries.token_arrays(), queries.pooled, strict=True)
+        ]
+
+    def _match_exact(self, queries: Encoded, k: int) -> list[list[Match]]:
+        return search_exact(self._shards, queries.token_arrays(), k)
+
+    def _match_pooled(self, queries: Encoded, k: int) -> list[list[Match]]:
+        return [search_pooled(self._shards, pooled, k) for pooled in queries.pooled]
 
     def _search(
-        self,
-        queries: Sequence[str],
-        k: int,
-        match: Callable[[FloatArray, FloatArray, int], list[Match]],
-        per_document: bool,
+        self, queries: Sequence[str], k: int, match: Callable[[Encoded, int], list[list[Match]]], per_document: bool
     ) -> list[list[Hit]]:
         started = time.perf_counter()
         encoded = self.encoder.encode_queries(queries)
         encoded_at = time.perf_counter()
-        hits, fetching = [], 0.0
-        for number in range(len(queries)):
-            tokens = encoded.tokens[encoded.offsets[number] : encoded.offsets[number + 1]]
-            n_matches = 4 * k if per_document else k
-            while True:
-                matches = match(tokens, encoded.pooled[number], n_matches)
-                fetch_started = time.perf_counter()
-                found = self._hits(matches, k, per_document)
-                fetching += time.perf_counter() - fetch_started
-                if len(found) >= k or len(matches) < n_matches:
-                    break
-                n_matches *= 4
-            hits.append(found)
+        n_matches = PASSAGES_PER_DOCUMENT * k if per_document else k
+        while True:
+            matches = match(encoded, n_matches)
+            matched_at = time.perf_counter()
+            hits = [self._hits(found, k, per_document) for found in matches]
+            enough = all(
+                len(found) >= k or len(matched) < n_matches for found, matched in zip(hits, matches, strict=True)
+            )
+            if enough:
+                break
+            n_matches *= PASSAGES_PER_DOCUMENT
         ended = time.perf_counter()
         self.timings_ms = {
             "encode": round(1000 * (encoded_at - started), 3),
-            "search": round(1000 * (ended - encoded_at - fetching), 3),
-            "fetch": round(1000 * fetching, 3),
+            "search": round(1000 * (matched_at - encoded_at), 3),
+            "fetch": round(1000 * (ended - matched_at), 3),
             "total": round(1000 * (ended - started), 3),
         }
         return hits
