@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Protocol
 
 import torch
@@ -98,3 +99,23 @@ class _IntegerProduct:
             None, 1.0, 0, torch.float32, "none", [], "",
         )  # fmt: skip
         return result
+
+
+@functools.cache
+def int8_is_exact() -> bool:
+    """Whether this machine's integer products are right at the extremes.
+
+    Without VNNI or its like, oneDNN adds pairs of products in 16 bits, which overflow silently.
+    """
+    inputs, outputs = 64, 32
+    weights = Int8Weights(
+        levels=torch.full((outputs, inputs), 127, dtype=torch.int8),
+        scales=torch.ones(outputs),
+        shrink=torch.ones(inputs),
+        bias=torch.zeros(outputs),
+    )
+    try:
+        product = _IntegerProduct(weights, zero_point=0)(torch.full((16, inputs), 127, dtype=torch.int8))
+    except (AttributeError, NotImplementedError, RuntimeError):  # no such operator in this build of torch
+        return False
+    return bool((product == 255 * 127 * inputs).all())

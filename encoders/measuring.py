@@ -15,6 +15,7 @@ from torch.nn import functional
 from hiperrag.encoders.batching import length_sorted_batches
 from hiperrag.encoders.bert import PackedBert
 from hiperrag.encoders.config import EncoderConfig
+from hiperrag.encoders.linear import int8_is_exact
 from hiperrag.encoders.precision import PRECISIONS, RECIPE, Precision, sample_text
 from hiperrag.encoders.quantizing import use_int8
 from hiperrag.encoders.tokenizing import TextTokenizer
@@ -31,11 +32,16 @@ _log = logging.getLogger(__name__)
 
 
 def build(folder: Path, config: EncoderConfig, precision: Precision) -> PackedBert:
-    """The folder's model, ready to run in the given precision."""
+    """The folder's model, ready to run in the given precision.
+
+    Where int8 arithmetic cannot be trusted, float32 stands in for it: their vectors agree.
+    """
     if precision == "bfloat16":
         return PackedBert(folder, torch.bfloat16)
     bert = PackedBert(folder)
-    if precision == "int8":
+    if precision == "int8" and not int8_is_exact():
+        _log.warning("this machine has no exact int8 arithmetic; encoding in float32 instead")
+    elif precision == "int8":
         calibration, _ = _sample(TextTokenizer(folder, config), bert.shape.positions)
         name = fingerprint(weights_hash(folder), RECIPE, sample_text())
         use_int8(bert, cache_root() / "int8" / f"{name}.safetensors", *_packed(calibration))
@@ -48,6 +54,8 @@ def measure(folder: Path, config: EncoderConfig) -> dict[Precision, dict[str, fl
     runs: dict[Precision, Callable[[], Tensor]] = {}
     reference = torch.empty(0)
     for precision in PRECISIONS:
+        if precision == "int8" and not int8_is_exact():
+            continue
         try:
             bert = build(folder, config, precision)
             _, held_out = _sample(TextTokenizer(folder, config), bert.shape.positions)

@@ -7,6 +7,7 @@ errors of a weight row are passed on to the columns not yet rounded (Frantar et 
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,14 +24,20 @@ _SMOOTHING = {"qkv": 0.6, "attention_out": 0.5, "up": 0.55}
 _DAMPING = 0.01
 _BLOCK = 128
 
+_log = logging.getLogger(__name__)
+
 
 def use_int8(bert: PackedBert, weights_file: Path, ids: Tensor, lengths: list[int]) -> None:
     """Turn a float32 model's linear layers into int8 ones; `ids` is the sample (packed) for the first time."""
-    if not weights_file.is_file():
-        found = quantised(bert, ids, lengths)
-        with atomic_file(weights_file) as temporary:
-            save_file(found, temporary)
-    tensors = load_file(weights_file)
+    if weights_file.is_file():
+        tensors = load_file(weights_file)
+    else:
+        tensors = quantised(bert, ids, lengths)
+        try:
+            with atomic_file(weights_file) as temporary:
+                save_file(tensors, temporary)
+        except OSError as error:
+            _log.warning("the int8 weights could not be kept: %s", error)
     for key, layer, name in _linears(bert):
         fields = [field.name for field in dataclasses.fields(Int8Weights)]
         weights = Int8Weights(**{field: tensors[f"{key}.{field}"] for field in fields})

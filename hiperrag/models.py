@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import fcntl
 import importlib.util
+import io
 import json
 import os
 import re
@@ -365,7 +366,8 @@ def _convert_gguf(file: Path, folder: Path, chat_template: str | None) -> None:
     except ImportError as error:
         raise UserError(f"converting a GGUF file needs {error.name}: run `pip install {error.name}`") from error
 
-    with _no_progress_bars():
+    # The libraries' own progress bars go nowhere: the caller reports progress in its own way.
+    with contextlib.redirect_stderr(io.StringIO()):
         try:
             tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
             model = AutoModelForCausalLM.from_pretrained(
@@ -383,17 +385,3 @@ def _convert_gguf(file: Path, folder: Path, chat_template: str | None) -> None:
             del model.config.quantization_config  # the saved weights are plain bfloat16
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-
-
-@contextlib.contextmanager
-def _no_progress_bars() -> Iterator[None]:
-    """The caller reports progress in its own way."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()

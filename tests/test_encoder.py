@@ -208,6 +208,28 @@ def test_best_precision(speeds: tuple[int, int, int], cosine: float, choice: str
     assert best(measured) == choice
 
 
+def test_float32_stands_in_where_int8_is_not_exact(
+    folder: Path, exact: LateInteractionEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hiperrag.encoders import measuring
+
+    monkeypatch.setattr(measuring, "int8_is_exact", lambda: False)
+    encoder = load_encoder(f"{folder}:int8")
+    assert encoder.identity == encoders.describe(f"{folder}:int8").identity
+    assert np.array_equal(encoder.encode_passages(TEXTS).tokens, exact.encode_passages(TEXTS).tokens)
+
+
+def test_int8_works_with_a_cache_that_cannot_be_written(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    normal = load_encoder(f"{folder}:int8").encode_passages(TEXTS[:1])
+    monkeypatch.setenv("HIPERRAG_CACHE", str(tmp_path / "file"))
+    np.testing.assert_allclose(
+        load_encoder(f"{folder}:int8").encode_passages(TEXTS[:1]).tokens, normal.tokens, atol=0.01
+    )
+
+
 @pytest.mark.slow
 def test_measuring_covers_every_precision(folder: Path) -> None:
     measured = measure(folder, read_config(folder))

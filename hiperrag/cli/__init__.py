@@ -8,6 +8,8 @@ import sys
 
 def main() -> None:
     """Entry point of the `hiperrag` command."""
+    # Idle OpenMP threads that spin take the cores from those at work, tenfold so on a busy machine.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from typer.exceptions import Abort, TyperException
 
     from hiperrag.cli.app import app

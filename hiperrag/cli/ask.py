@@ -89,9 +89,9 @@ def _show(events: Iterator[AnswerEvent]) -> Answer:
             if isinstance(event, Draft):
                 draft += event.text
             elif isinstance(event, Sentence):
-                checked, draft = f"{checked} {event.text}".strip(), ""
                 if not live:
-                    print(event.text, end=" ", flush=True)
+                    print(f" {event.text}" if checked else event.text, end="", flush=True)
+                checked, draft = f"{checked} {event.text}".strip(), ""
             elif isinstance(event, Answer):
                 final, draft = event, ""
                 if not live:
