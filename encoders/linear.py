@@ -54,9 +54,11 @@ class Int8Linear:
 
     def __call__(self, x: Tensor) -> Tensor:
         x = x * self._shrink
-        step = x.abs().amax(1, keepdim=True).div_(127).clamp_(min=1e-12)
+        largest = torch.maximum(x.amax(1, keepdim=True), x.amin(1, keepdim=True).neg_())
+        step = largest.clamp_(min=1e-10).div_(127)
         levels = x.mul_(step.reciprocal()).round_().to(torch.int8)
-        return self._matmul(levels).mul_(step).add_(self._bias)
+        y = self._matmul(levels)
+        return torch.addcmul(self._bias, y, step, out=y)
 
 
 class Int8AfterGelu:
@@ -74,8 +76,10 @@ class Int8AfterGelu:
         step = x.amax(1, keepdim=True).add_(GELU_MINIMUM).div_(255)
         inverse = step.reciprocal()
         # (x + minimum) / step - 128, in as few passes over the widest matrix as can be
-        levels = x.mul_(inverse).add_(inverse.mul_(GELU_MINIMUM).sub_(128)).round_().to(torch.int8)
-        return self._matmul(levels).mul_(step).add_(self._bias)
+        lowest = (inverse * GELU_MINIMUM).sub_(128)
+        levels = torch.addcmul(lowest, x, inverse, out=x).round_().to(torch.int8)
+        y = self._matmul(levels)
+        return torch.addcmul(self._bias, y, step, out=y)
 
 
 class _IntegerProduct:
