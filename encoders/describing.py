@@ -12,6 +12,7 @@ from hiperrag.encoders.config import read_config
 from hiperrag.encoders.loading import encoder_folder
 from hiperrag.encoders.precision import chosen_precision, split_spec, vectors_identity
 from hiperrag.files import fingerprint, sha256_file
+from hiperrag.models import packaged
 
 
 def describe(spec: str) -> EncoderEntry:
@@ -22,6 +23,8 @@ def describe(spec: str) -> EncoderEntry:
     folder = encoder_folder(spec)
     config = read_config(folder)
     name, precision = split_spec(spec)
+    if name not in {model.name for model in packaged()}:
+        name = str(folder)  # searches run from other folders must find it too
     precision = precision or chosen_precision(folder, config)
     hidden = int(json.loads((folder / "config.json").read_text(encoding="utf-8"))["hidden_size"])
     return EncoderEntry(

@@ -221,9 +221,10 @@ class Collection:
             wanted |= {
                 self.documents_path(part.documents),
                 self.quarantine_path(part.documents),
-                self.failed_path(part.documents),
                 self.passages_path(part.passages),
             }
+            if part.failed_stage:
+                wanted.add(self.failed_path(part.documents))
         if manifest.unreadable:
             wanted.add(self.unreadable_path(manifest.unreadable))
         for path in self._part_files():

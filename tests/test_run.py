@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from hiperrag.answering.retrieval import Retriever
 from hiperrag.collection import Collection
 from hiperrag.errors import UserError
 from hiperrag.records import read_passages, read_quarantined
@@ -228,3 +229,12 @@ def test_a_foreign_manifest_is_refused_in_one_line(corpus, tmp_path, damage):
     with pytest.raises(UserError) as caught:
         Collection(tmp_path / "c").manifest()
     assert "\n" not in str(caught.value)
+
+
+def test_an_encoder_named_by_a_relative_folder_is_found_from_elsewhere(corpus, tmp_path, models, monkeypatch):
+    (tmp_path / "encoder").symlink_to(models["minilm"])
+    monkeypatch.chdir(tmp_path)
+    encode = IndexSettings().encode.model_copy(update={"encoder": "./encoder"})
+    index(corpus, tmp_path / "c", encode=encode)
+    monkeypatch.chdir("/")
+    assert Retriever(tmp_path / "c").search(["What weighs 7 g?"], k=1)[0][0].passage.document == "r7"
