@@ -17,11 +17,11 @@ from hiperrag.encoders.base import Encoded, Encoder
 from hiperrag.errors import UserError
 from hiperrag.index.search import DEFAULT_CANDIDATES, Match, search, search_exact, search_pooled
 from hiperrag.index.shard import Shard
-from hiperrag.records import Passage, passage_from_row
+from hiperrag.records import passage_from_row
 
 PARTS_HELD = 64
 """Passage tables kept in memory between queries."""
-PASSAGES_PER_DOCUMENT = 8
+PASSAGES_PER_DOCUMENT = 4
 """Passages fetched for each document wanted, where each document is to appear once; more if that was too few."""
 
 
@@ -45,6 +45,7 @@ class Retriever:
                 "restore that version, or rerun `hiperrag index` to encode again"
             )
         self._table = lru_cache(maxsize=PARTS_HELD)(self._read_table)
+        self._documents = lru_cache(maxsize=PARTS_HELD)(self._read_documents)
         self.timings_ms: dict[str, float] = {}
         """Where the time of the last call went."""
 
@@ -108,22 +109,30 @@ class Retriever:
         hits: list[Hit] = []
         seen: set[str] = set()
         for match in matches:
-            passage = self._passage(match)
-            if per_document and passage.document in seen:
-                continue
-            seen.add(passage.document)
+            part, row = self._locate(match)
+            if per_document:
+                document = self._documents(part)[row]
+                if document in seen:
+                    continue
+                seen.add(document)
+            passage = passage_from_row(self._table(part).slice(row, 1).to_pylist()[0])
             hits.append(Hit(len(hits) + 1, match.score, passage))
             if len(hits) == k:
                 break
         return hits
 
-    def _passage(self, match: Match) -> Passage:
+    def _locate(self, match: Match) -> tuple[str, int]:
+        """The part that holds a match's passage, and its row there."""
         row = match.row
         for part in self._entries[match.shard].parts:
             if row < part.n_passages:
-                return passage_from_row(self._table(part.passages).slice(row, 1).to_pylist()[0])
+                return part.passages, row
             row -= part.n_passages
         raise UserError(f"{self.collection.root}: shard and manifest disagree; run `hiperrag doctor COLLECTION`")
+
+    def _read_documents(self, identity: str) -> list[str]:
+        names: list[str] = self._table(identity)["document"].to_pylist()
+        return names
 
     def _read_table(self, identity: str) -> pa.Table:
         path = self.collection.passages_path(identity)
