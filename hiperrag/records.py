@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hiperrag.files import atomic_file
+from hiperrag.metadata import Metadata
 
 BlockKind = Literal[
     "title",
@@ -66,6 +68,8 @@ class Document:
     quality: float
     """Share of pages with a usable text layer, 0..1."""
     blocks: list[Block]
+    metadata: Metadata = dataclasses.field(default_factory=dict)
+    """What filters can ask for beside the fields above: year, doi, or further columns of ready text."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -81,7 +85,7 @@ class Box:
 
 @dataclasses.dataclass(slots=True)
 class Passage:
-    """The unit of retrieval. `document` and `title` repeat the document's, so that a hit needs no join."""
+    """The unit of retrieval. `document`, `title` and `metadata` repeat the document's, so that a hit needs no join."""
 
     passage_id: str
     doc_id: str
@@ -96,6 +100,7 @@ class Passage:
     page_end: int
     boxes: list[Box]
     n_tokens: int
+    metadata: Metadata = dataclasses.field(default_factory=dict)
 
     @property
     def pages(self) -> list[int]:
@@ -145,6 +150,7 @@ DOCUMENT_SCHEMA = pa.schema(
         ("parser_version", pa.string()),
         ("quality", pa.float32()),
         ("blocks", pa.list_(_BLOCK)),
+        ("metadata", pa.string()),  # a JSON object: its keys differ from file to file
     ]
 )
 PASSAGE_SCHEMA = pa.schema(
@@ -161,6 +167,7 @@ PASSAGE_SCHEMA = pa.schema(
         ("page_end", pa.int32()),
         ("boxes", pa.list_(_BOX)),
         ("n_tokens", pa.int32()),
+        ("metadata", pa.string()),
     ]
 )
 QUARANTINE_SCHEMA = pa.schema([(c, pa.string()) for c in ("source", "stage", "error", "message")])
@@ -174,21 +181,34 @@ _SCHEMAS: dict[type[Any], pa.Schema] = {
 
 def write_records(path: Path, kind: type[Record], records: Iterable[Record]) -> None:
     """Write records of one kind to a Parquet file, atomically."""
-    rows = [dataclasses.asdict(record) for record in records]
+    rows = [_row(record) for record in records]
     table = pa.Table.from_pylist(rows, schema=_SCHEMAS[kind])
     with atomic_file(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")
 
 
+def _row(record: Record) -> dict[str, Any]:
+    row = dataclasses.asdict(record)
+    if "metadata" in row:
+        row["metadata"] = json.dumps(row["metadata"], ensure_ascii=False, sort_keys=True)
+    return row
+
+
+def _metadata(row: dict[str, Any]) -> Metadata:
+    """Metadata of a row; none in files that have no such column."""
+    found: Metadata = json.loads(row.get("metadata") or "{}")
+    return found
+
+
 def document_from_row(row: dict[str, Any]) -> Document:
     """A Document from a Parquet row as a dict."""
     blocks = [Block(**{**block, "bbox": tuple(block["bbox"])}) for block in row["blocks"]]
-    return Document(**{**row, "blocks": blocks})
+    return Document(**{**row, "blocks": blocks, "metadata": _metadata(row)})
 
 
 def passage_from_row(row: dict[str, Any]) -> Passage:
     """A Passage from a Parquet row as a dict."""
-    return Passage(**{**row, "boxes": [Box(**box) for box in row["boxes"]]})
+    return Passage(**{**row, "boxes": [Box(**box) for box in row["boxes"]], "metadata": _metadata(row)})
 
 
 def read_documents(path: Path) -> list[Document]:

@@ -94,6 +94,7 @@ def _passage(
         page_end=max((box.page for box in boxes), default=0),
         boxes=boxes,
         n_tokens=n_tokens,
+        metadata=dict(document.metadata),
     )
 
 

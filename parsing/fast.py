@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from hiperrag.parsing import columns, furniture, mend, regions, structure, tables, typography
+from hiperrag.parsing import columns, furniture, mend, metadata, regions, structure, tables, typography
 from hiperrag.parsing.errors import ParseError
 from hiperrag.parsing.lines import Line, Page, page_lines
 from hiperrag.records import Block, BlockKind, Document
@@ -42,12 +42,12 @@ def parse_pdf(data: bytes, source: str, doc_id: str) -> Document:
     with _open(pymupdf, data) as pdf:
         n_pages = _page_count(pdf)
         reading = _read_pages(pymupdf, pdf, n_pages)
-        metadata = dict(pdf.metadata or {})
+        information = dict(pdf.metadata or {})
     if not any(page.lines for page in reading.pages):
         if reading.blank == len(reading.pages):
             raise ParseError("no_text", "every page that can be read is blank")
         raise ParseError("no_text", "no page has a text layer; OCR is needed")
-    blocks, title, authors = _assemble(reading.pages, metadata)
+    blocks, title, authors = _assemble(reading.pages, information)
     return Document(
         doc_id=doc_id,
         source=source,
@@ -58,6 +58,7 @@ def parse_pdf(data: bytes, source: str, doc_id: str) -> Document:
         parser_version=VERSION,
         quality=reading.usable / reading.tried,
         blocks=blocks,
+        metadata=metadata.stated(blocks),
     )
 
 
@@ -131,7 +132,7 @@ def _read_pages(pymupdf: Any, pdf: Any, n_pages: int) -> _Reading:
     return reading
 
 
-def _assemble(pages: Sequence[Page], metadata: dict[str, Any]) -> tuple[list[Block], str, list[str]]:
+def _assemble(pages: Sequence[Page], information: dict[str, Any]) -> tuple[list[Block], str, list[str]]:
     kinds = furniture.find(pages)
     style = typography.body_style(pages)
     words = mend.vocabulary(line.text for page in pages for line in page.lines)
@@ -143,11 +144,11 @@ def _assemble(pages: Sequence[Page], metadata: dict[str, Any]) -> tuple[list[Blo
         for segment in _segments(page, tables.gather(page, lines, style, leading))
         for region in regions.split(segment, leading)
     ]
-    metadata_title = _plausible(str(metadata.get("title") or ""))
+    metadata_title = _plausible(str(information.get("title") or ""))
     body, front = structure.classify(body, pages, style, words, metadata_title)
     title = front.title or metadata_title
     authors = front.authors or [
-        name for part in re.split(r"[;,]| and ", str(metadata.get("author") or "")) if (name := part.strip())
+        name for part in re.split(r"[;,]| and ", str(information.get("author") or "")) if (name := part.strip())
     ]
     by_page: dict[int, list[regions.Region]] = defaultdict(list)
     for region in body:

@@ -7,6 +7,7 @@ import json
 import re
 from typing import Any
 
+from hiperrag.metadata import Metadata, clean_value, is_name
 from hiperrag.parsing.errors import ParseError
 from hiperrag.records import BBox, Block, Document
 
@@ -20,8 +21,8 @@ def document_from_row(row: dict[str, Any], source: str, index: int) -> Document:
     """The document of row `index` (from 0) of the file `source`: a title and a paragraph block each.
 
     The row's `_id` (or `id`, `doc_id`, else `source#index`) becomes `Document.source`. A row with a title and
-    no text is a document too (its title can be found). Raises ParseError("bad_row") for a row with neither,
-    or with fields of the wrong type.
+    no text is a document too (its title can be found). Its other scalar fields become `Document.metadata`.
+    Raises ParseError("bad_row") for a row with neither title nor text, or with fields of the wrong type.
     """
     if not isinstance(row, dict):
         raise ParseError("bad_row", f"line {index + 1} is not a JSON object but {type(row).__name__}")
@@ -43,7 +44,20 @@ def document_from_row(row: dict[str, Any], source: str, index: int) -> Document:
         parser_version=VERSION,
         quality=1.0,
         blocks=blocks,
+        metadata=_metadata(row),
     )
+
+
+def _metadata(row: dict[str, Any]) -> Metadata:
+    """Scalar fields of a row, and those in its `metadata` object (BEIR), over which the row's own win."""
+    nested = row.get("metadata")
+    found: Metadata = {}
+    for name, value in [*(nested.items() if isinstance(nested, dict) else ()), *row.items()]:
+        name = _encodable(name) if isinstance(name, str) else ""
+        cleaned = clean_value(value) if is_name(name) else None
+        if cleaned is not None:
+            found[name] = _encodable(cleaned) if isinstance(cleaned, str) else cleaned
+    return found
 
 
 def _identifier(row: dict[str, Any], index: int) -> str:

@@ -13,8 +13,8 @@ SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 MAX_ROW_BYTES = 16 << 20
 OTHER_DATA = "not_ready_text"
 """Error of a file that is in order and holds something else, such as a manifest beside PDFs."""
-COLUMNS = ("_id", "id", "doc_id", "title", "text")
 
+_TEXT_COLUMNS = ("_id", "id", "doc_id", "title", "text")
 _CHUNK = 1 << 20
 _FIRST_ROWS = 10
 
@@ -129,6 +129,19 @@ def _json_row(line: bytes, index: int) -> dict[str, Any] | ParseError:
     return row
 
 
+def _is_read(field: Any) -> bool:
+    """Whether a column is text or metadata: not, for instance, the vectors of an embedding."""
+    import pyarrow.types as t
+
+    kind = field.type.value_type if t.is_dictionary(field.type) else field.type
+    if field.name in _TEXT_COLUMNS or (field.name == "metadata" and t.is_struct(kind)):
+        return True
+    if t.is_list(kind) or t.is_large_list(kind):
+        return bool(t.is_string(kind.value_type) or t.is_large_string(kind.value_type))
+    scalar = (t.is_string, t.is_large_string, t.is_integer, t.is_floating, t.is_boolean, t.is_date, t.is_timestamp)
+    return any(test(kind) for test in scalar)
+
+
 class ParquetReader:
     """Rows of an open Parquet file. Consecutive ranges continue where the last one ended."""
 
@@ -137,7 +150,7 @@ class ParquetReader:
 
         self._stream = stream
         self._file = pq.ParquetFile(stream)
-        self._columns = [name for name in COLUMNS if name in self._file.schema_arrow.names]
+        self._columns = [field.name for field in self._file.schema_arrow if _is_read(field)]
         self._next = 0
         self._rows: Iterator[dict[str, Any]] = iter(())
 
