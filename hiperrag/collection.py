@@ -6,9 +6,12 @@ manifest once and opens only what it names, so it sees the collection before or 
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import fcntl
 import json
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +20,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from hiperrag.errors import UserError
 from hiperrag.files import TEMPORARY_MARK, write_text_atomic
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+
+FOLDERS = ("documents", "passages", "quarantine", "shards", "vectors", "deletions")
+"""Those whose files count only if the manifest names them."""
 
 FailedStage = Literal["", "parse", "chunk", "encode"]
 
@@ -41,12 +47,17 @@ class EncoderEntry(_Record):
 class PartEntry(_Record):
     """One part: the unit of work of the parse, chunk and encode stages, and the files it left.
 
-    `documents` and `passages` are the identities in the names of the part's Parquet files.
+    `documents` and `passages` are the identities in the names of the part's Parquet files, `vectors` that of its
+    vectors, which are `n_rows` consecutive rows of the shard: one a passage, but for those deleted before it was built.
     inputs = n_documents + n_quarantined, where ready text counts rows.
     """
 
     documents: str
     passages: str
+    vectors: str
+    inputs: str
+    """Hash of the list of inputs, whatever the settings: finds the part in the plan again."""
+    n_rows: int
     n_inputs: int
     n_documents: int
     n_quarantined: int
@@ -54,23 +65,32 @@ class PartEntry(_Record):
     n_passages: int
     n_tokens: int
     n_truncated: int
+    n_left_out: int = 0
+    """Documents whose passages were not taken into the shard: deleted, or held by another part as well."""
     failed_stage: FailedStage = ""
     """Set when a stage could not process the part at all; a rerun tries it again."""
 
 
 class ShardEntry(_Record):
-    """One searchable shard, holding the passages of `parts` in order."""
+    """One searchable shard, holding the passages of `parts` in order.
+
+    `deleted` is the identity of deletions/*.npy, the rows that count as gone; empty when there are none.
+    """
 
     name: str
     identity: str
-    inputs: str
-    """Hash of the list of inputs, whatever the settings: finds the shard in the plan again."""
     parts: list[PartEntry]
     n_passages: int
     n_tokens: int
     n_bytes: int
+    """Of the vectors."""
+    n_text_bytes: int
+    """Of the passages' text and words."""
     sha256: dict[str, str]
     """Checksum of each file in the shard's folder; empty for a shard without passages (no folder)."""
+    deleted: str = ""
+    n_deleted: int = 0
+    n_deleted_documents: int = 0
 
 
 class Counts(_Record):
@@ -85,7 +105,12 @@ class Counts(_Record):
     truncated: int = 0
     parts: int = 0
     shards: int = 0
+    deleted: int = 0
+    """Passages that are deleted and still take up room."""
     bytes: int = 0
+    """Of the vectors."""
+    text_bytes: int = 0
+    """Of the passages' text and words in the shards."""
 
 
 class Manifest(_Record):
@@ -103,6 +128,10 @@ class Manifest(_Record):
     unreadable: str = ""
     """Identity of quarantine/discover-*.parquet: sources that could not be opened at all."""
     n_unreadable: int = 0
+    deleted: str = ""
+    """Identity of deletions/documents-*.parquet, the documents that were deleted."""
+    n_deleted_documents: int = 0
+    """Documents of the parts that are not to be found: deleted, or held twice before collections were merged."""
     shards: list[ShardEntry]
     counts: Counts
 
@@ -121,13 +150,20 @@ def count(shards: Iterable[ShardEntry], n_unreadable: int = 0) -> Counts:
         documents=sum(part.n_documents for part in parts),
         quarantined=sum(part.n_quarantined for part in parts) + n_unreadable,
         pages=sum(part.n_pages for part in parts),
-        passages=sum(part.n_passages for part in parts),
-        tokens=sum(part.n_tokens for part in parts),
+        passages=sum(shard.n_passages - shard.n_deleted for shard in shards),
+        tokens=sum(shard.n_tokens for shard in shards),
         truncated=sum(part.n_truncated for part in parts),
         parts=len(parts),
         shards=len(shards),
+        deleted=sum(shard.n_deleted for shard in shards),
         bytes=sum(shard.n_bytes for shard in shards),
+        text_bytes=sum(shard.n_text_bytes for shard in shards),
     )
+
+
+def count_deleted_documents(shards: Iterable[ShardEntry]) -> int:
+    """Documents of the parts that are not to be found."""
+    return sum(shard.n_deleted_documents + sum(part.n_left_out for part in shard.parts) for shard in shards)
 
 
 class Collection:
@@ -165,6 +201,14 @@ class Collection:
         """Folder of one shard."""
         return self.root / "shards" / name
 
+    def deleted_rows_path(self, identity: str) -> Path:
+        """Rows of one shard that are deleted."""
+        return self.root / "deletions" / f"rows-{identity}.npy"
+
+    def deleted_documents_path(self, identity: str) -> Path:
+        """All documents that were deleted."""
+        return self.root / "deletions" / f"documents-{identity}.parquet"
+
     def exists(self) -> bool:
         """Whether anything has been committed."""
         return self.manifest_path.is_file()
@@ -195,6 +239,14 @@ class Collection:
             where = ".".join(str(step) for step in first["loc"])
             raise UserError(f"{self.manifest_path}: damaged at {where} ({first['msg']}); index again") from None
 
+    def state(self) -> tuple[int, ...]:
+        """Differs after every commit, also after one that brings an earlier manifest back."""
+        try:
+            status = self.manifest_path.stat()
+        except OSError:
+            return ()
+        return status.st_mtime_ns, status.st_ino
+
     def commit(self, manifest: Manifest) -> None:
         """Make `manifest` the state that readers see."""
         write_text_atomic(self.manifest_path, manifest.model_dump_json(indent=1) + "\n")
@@ -210,13 +262,18 @@ class Collection:
             files.append(self.unreadable_path(manifest.unreadable))
         return files
 
-    def collect_garbage(self, manifest: Manifest, keep: Iterable[Path] = ()) -> None:
-        """Delete part files, shards and vectors that neither the manifest nor `keep` names.
+    def collect_garbage(self, manifest: Manifest, folders: Sequence[str] = FOLDERS) -> None:
+        """Delete files and shards in these folders that the manifest does not name.
 
-        Call only while no other run works on the collection; readers that hold the previous manifest keep
-        their open files.
+        Call only while no other run works on the collection. Readers that have opened the previous state keep it:
+        their files are mapped. One that is about to open it starts again with the manifest that is there now.
         """
-        wanted = {self.shard_path(shard.name) for shard in manifest.shards} | set(keep)
+        for path in self.unnamed_files(manifest, folders):
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+    def unnamed_files(self, manifest: Manifest, folders: Sequence[str] = FOLDERS) -> list[Path]:
+        """Files and shards in these folders that the manifest does not name."""
+        wanted = {self.shard_path(shard.name) for shard in manifest.shards}
         for part in manifest.parts:
             wanted |= {
                 self.documents_path(part.documents),
@@ -227,15 +284,33 @@ class Collection:
                 wanted.add(self.failed_path(part.documents))
         if manifest.unreadable:
             wanted.add(self.unreadable_path(manifest.unreadable))
-        for path in self._part_files():
-            if path not in wanted:
-                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+        if manifest.deleted:
+            wanted.add(self.deleted_documents_path(manifest.deleted))
+        wanted |= {self.deleted_rows_path(shard.deleted) for shard in manifest.shards if shard.deleted}
+        return [path for folder in folders for path in sorted((self.root / folder).glob("*")) if path not in wanted]
 
-    def _part_files(self) -> Iterator[Path]:
-        for folder in ("documents", "passages", "quarantine", "shards", "vectors"):
-            yield from (self.root / folder).glob("*")
+    @contextlib.contextmanager
+    def sole_writer(self) -> Iterator[None]:
+        """Keep two writers on one machine apart; the kernel frees the lock of a killed one."""
+        with (self.root / ".lock").open("w") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                    raise UserError(f"{self.root}: another command is writing it; wait for it to end") from None
+            yield
+
+    def temporary_files(self) -> list[Path]:
+        """What is being written, or was when a command was killed."""
+        return sorted(self.root.glob(f"**/{TEMPORARY_MARK}*"))
+
+    def remove_all(self) -> None:
+        """Delete everything but the lock."""
+        for path in self.root.iterdir():
+            if path.name != ".lock":
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def remove_temporary_files(self) -> None:
-        """Delete what a killed run left half-written."""
-        for path in self.root.glob(f"**/{TEMPORARY_MARK}*"):
+        """Delete what a killed command left half-written."""
+        for path in self.temporary_files():
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)

@@ -1,153 +1,223 @@
-"""A shard: the vectors of a bounded number of passages, in plain storage.
+"""A shard: a bounded number of passages with their compressed token vectors, pooled vectors, lists and text.
 
-Files of a shard's folder:
-  pooled.faiss   IndexFlatIP over pooled vectors, one row per passage
-  tokens.npy     (n_tokens, dim) float16 token vectors of all passages, one after the other
-  offsets.npy    (n_passages + 1,) int64; rows offsets[i]:offsets[i + 1] of tokens.npy belong to passage i
+Files of a shard's folder (arrays are .npy):
+  shard.json                         what the folder holds, with a checksum of each file but passages.jsonl and the
+                                     first three of the next, and one of itself
+  codes scales means                 token vectors, as in `codec.TokenCodes`; `checks` has a checksum per passage
+  lengths mean_scales                the same, small
+  centroids centroid_scales starts postings    candidate lists, as in `vectors.CandidateArrays`
+  pooled.faiss                       pooled vectors, 8 bits a dimension (absent where the encoder gives none)
+  passages.jsonl rows.npy columns.parquet    the passages, as in `passages.py`
+  lexical_*.npy                      the words of the passages, as in `lexical.py`
+
+Everything is mapped when the shard is opened, and checked before it is used: small arrays at once, pooled vectors and
+words when they are first asked for, a passage's vectors and text when they are first read.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import threading
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from hiperrag.errors import UserError
-from hiperrag.files import atomic_directory, sha256_file
+from hiperrag.index import kernels
+from hiperrag.index.codec import BITS, Codec, FloatArray, QueryCodes
+from hiperrag.index.kernels import Effort
+from hiperrag.index.lexical import FILES, Lexical
+from hiperrag.index.passages import COLUMNS, ROWS, PassageStore
+from hiperrag.index.storage import Files, damaged, first_line, open_array, read_description
+from hiperrag.index.vectors import BLOCK_ROWS, CandidateArrays, TokenArrays
 
-VERSION = 1
-"""Changes when the same vectors would be stored differently."""
-
-FILES = ("pooled.faiss", "tokens.npy", "offsets.npy")
-FloatArray = npt.NDArray[np.float32]
-
-
-class Vectors(NamedTuple):
-    """Vectors of n passages: tokens (offsets[-1], dim), offsets (n + 1,), pooled (n, pooled_dim), truncated (n,)."""
-
-    tokens: npt.NDArray[np.float16]
-    offsets: npt.NDArray[np.int64]
-    pooled: FloatArray
-    truncated: npt.NDArray[np.bool_]
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class PartVectors:
-    """The vectors of one encoded part, waiting for their shard: a folder of .npy files, memory-mapped."""
-
-    folder: Path
-
-    def write(
-        self,
-        tokens: FloatArray,
-        offsets: npt.NDArray[np.int64],
-        pooled: FloatArray,
-        truncated: npt.NDArray[np.bool_],
-    ) -> None:
-        """Store the vectors; tokens are kept as float16."""
-        with atomic_directory(self.folder) as temporary:
-            for name, array in Vectors(tokens.astype(np.float16), offsets, pooled, truncated)._asdict().items():
-                np.save(temporary / f"{name}.npy", array)
-
-    def read(self) -> Vectors:
-        """Open the vectors without reading them whole."""
-        return Vectors(*(np.load(self.folder / f"{name}.npy", mmap_mode="r") for name in Vectors._fields))
-
-
-def write_shard(folder: Path, parts: Sequence[PartVectors]) -> dict[str, str]:
-    """Build a shard from encoded parts without reading them whole; return the SHA-256 of each of its files."""
-    import faiss
-
-    vectors = [part.read() for part in parts]
-    n_tokens = sum(len(part.tokens) for part in vectors)
-    dim, pooled_dim = vectors[0].tokens.shape[1], vectors[0].pooled.shape[1]
-    index = faiss.IndexFlatIP(pooled_dim)
-    all_offsets = [np.zeros(1, dtype=np.int64)]
-    with atomic_directory(folder) as temporary:
-        stored = np.lib.format.open_memmap(temporary / "tokens.npy", mode="w+", dtype=np.float16, shape=(n_tokens, dim))
-        start = 0
-        for part in vectors:
-            stored[start : start + len(part.tokens)] = part.tokens
-            all_offsets.append(part.offsets[1:] + start)
-            index.add(np.ascontiguousarray(part.pooled, dtype=np.float32))
-            start += len(part.tokens)
-        stored.flush()
-        del stored
-        np.save(temporary / "offsets.npy", np.concatenate(all_offsets))
-        faiss.write_index(index, str(temporary / "pooled.faiss"))
-        return {name: sha256_file(temporary / name) for name in FILES}
+Rows = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+POOLED = "pooled.faiss"
+ARRAYS = (
+    *("codes", "scales", "means", "checks", "lengths", "mean_scales"),
+    *("centroids", "centroid_scales", "starts", "postings"),
+)
 
 
 class Shard:
-    """A shard opened for reading; token vectors stay on disk and are paged in as they are needed."""
+    """A shard opened for reading. Vectors and text stay on disk and are paged in as they are needed.
 
-    def __init__(self, folder: Path) -> None:
+    `deleted`: (n_passages,) bool, passages that count as gone, or None.
+    """
+
+    def __init__(self, folder: Path, deleted: Mask | None = None) -> None:
+        self.folder = folder
+        self.description = described = read_description(folder)
+        if set(ARRAYS) - set(described.arrays) or described.bits not in BITS:
+            raise damaged(folder, "its description lacks arrays")
+        arrays = {name: open_array(folder, name, described.arrays[name]) for name in ARRAYS}
+        self.codec = Codec(described.dim, next(bits for bits in BITS if bits == described.bits))
+        offsets = np.concatenate([[0], np.cumsum(arrays["lengths"], dtype=np.int64)])
+        self.tokens = TokenArrays(
+            self.codec, arrays["codes"], arrays["scales"], offsets, arrays["means"], arrays["mean_scales"]
+        )
+        self.lists = CandidateArrays(
+            arrays["centroids"], arrays["centroid_scales"], arrays["starts"], arrays["postings"]
+        )
+        self._checks: npt.NDArray[np.uint32] = arrays["checks"]
+        self._checked = np.zeros(described.n_passages, dtype=bool)
+        self._check_shapes()
+        self.deleted = deleted
+        self._files = Files(folder, described)
+        self._files.check([ROWS, COLUMNS])
+        # Open from the start, so that the shard stays readable when its files are replaced.
+        self._passages = PassageStore(folder, described.n_passages) if described.has_text else None
+        self._lexical = self._open_lexical() if described.has_text else None
+        self._pooled_bytes = self._map_pooled() if described.pooled_dim else None
+
+    @property
+    def n_passages(self) -> int:
+        """Rows of the shard, deleted ones included."""
+        return self.description.n_passages
+
+    @property
+    def passages(self) -> PassageStore:
+        """The passages themselves; UserError in an index of vectors alone."""
+        if self._passages is None:
+            raise UserError(f"{self.folder}: holds vectors without their passages")
+        return self._passages
+
+    @property
+    def lexical(self) -> Lexical:
+        """The words of the passages; UserError in an index of vectors alone."""
+        if self._lexical is None:
+            raise UserError(f"{self.folder}: holds vectors without their passages")
+        self._files.check(FILES)
+        return self._lexical
+
+    def _open_lexical(self) -> Lexical:
+        lexical = Lexical(self.folder)
+        if lexical.n_passages != self.n_passages:
+            raise damaged(self.folder, "its words disagree with its vectors")
+        return lexical
+
+    def _map_pooled(self) -> npt.NDArray[np.uint8]:
+        path = self.folder / POOLED
+        try:
+            return np.memmap(path, dtype=np.uint8, mode="r").view(np.ndarray)
+        except (OSError, ValueError) as error:
+            raise damaged(path, first_line(error)) from None
+
+    def _check_shapes(self) -> None:
+        described, tokens, lists = self.description, self.tokens, self.lists
+        n, n_tokens, dim = described.n_passages, described.n_tokens, self.codec.code_dim
+        n_blocks, n_centroids = -(-n // BLOCK_ROWS), len(lists.centroids)
+        expected: list[tuple[npt.NDArray[Any], type[np.generic], tuple[int, ...]]] = [
+            (tokens.codes, np.uint8, (n_tokens, self.codec.width)),
+            (tokens.scales, np.uint8, (n_tokens,)),
+            (tokens.means, np.uint8, (n, dim)),
+            (tokens.mean_scales, np.float32, (n,)),
+            (self._checks, np.uint32, (n,)),
+            (lists.centroids, np.uint8, (n_centroids, dim)),
+            (lists.centroid_scales, np.float32, (n_centroids,)),
+            (lists.starts, np.uint64, (n_blocks, n_centroids + 1)),
+            (lists.postings, np.uint16, (len(lists.postings),)),
+        ]
+        sound = all(array.dtype == dtype and array.shape == shape for array, dtype, shape in expected)
+        if not (
+            sound
+            and n > 0
+            and len(tokens.offsets) == n + 1
+            and tokens.offsets[-1] == n_tokens
+            and n_centroids > 0
+            and n_centroids % kernels.CENTROID_BLOCK == 0
+            and np.all(lists.starts[:, 1:] >= lists.starts[:, :-1])
+            and lists.starts[-1, -1] == len(lists.postings)
+        ):
+            raise damaged(self.folder, "its arrays disagree")
+
+    def allowed(self, mask: Mask | None) -> Mask | None:
+        """`mask` without the deleted passages; None when all passages may be found."""
+        if self.deleted is None:
+            return mask
+        return ~self.deleted if mask is None else mask & ~self.deleted
+
+    def candidates(self, query: QueryCodes, allowed: Mask | None, effort: Effort) -> tuple[Rows, FloatArray]:
+        """The passages with the highest estimates of MaxSim: `effort.n`, or all that are allowed if those are fewer.
+
+        See `kernels.candidates`.
+        """
+        n_allowed = self.n_passages if allowed is None else int(np.count_nonzero(allowed))
+        if n_allowed > effort.n_first:
+            found = kernels.candidates(self.tokens, self.lists, query, allowed, effort)
+            if len(found[0]) == effort.n:
+                return found
+        return kernels.candidates(self.tokens, self.lists, query, allowed, effort, unlisted=True)
+
+    def maxsim(self, queries: Sequence[QueryCodes], rows: Rows | range) -> FloatArray:
+        """MaxSim of each query with the passages at `rows`, (n_queries, n_rows); UserError if one is damaged."""
+        self.check(rows)
+        return kernels.maxsim(self.tokens, queries, rows)
+
+    def check(self, rows: Rows | range) -> None:
+        """Compare the vectors of passages not read before with their checksums; UserError if one is damaged."""
+        chosen = slice(rows.start, rows.stop) if isinstance(rows, range) else rows
+        unchecked = np.flatnonzero(~self._checked[chosen])
+        if not len(unchecked):
+            return
+        fresh = unchecked + rows.start if isinstance(rows, range) else rows[unchecked]
+        wrong = kernels.passage_checksums(self.tokens, fresh) != self._checks[fresh]
+        if wrong.any():
+            raise damaged(self.folder, f"the vectors of passage {fresh[np.argmax(wrong)]} have a wrong checksum")
+        self._checked[fresh] = True
+
+    @cached_property
+    def _pooled(self) -> Any:
         import faiss
 
+        path = self.folder / POOLED
+        if self._pooled_bytes is None:
+            raise UserError(f"{self.folder}: holds no pooled vectors")
+        self._files.check([POOLED])
+        library: Any = faiss  # its stubs do not know this reader
+        reader = library.ZeroCopyIOReader(library.swig_ptr(self._pooled_bytes), len(self._pooled_bytes))
         try:
-            self.tokens: npt.NDArray[np.float16] = np.load(folder / "tokens.npy", mmap_mode="r")
-            self.offsets: npt.NDArray[np.int64] = np.load(folder / "offsets.npy")
-            self.pooled = faiss.read_index(str(folder / "pooled.faiss"), faiss.IO_FLAG_MMAP)
-        except (OSError, ValueError, RuntimeError, EOFError) as error:
-            reason = str(error).splitlines()[0][:200]
-            raise UserError(f"{folder}: damaged shard ({reason}); run `hiperrag doctor COLLECTION`") from None
-        self.n_passages: int = self.pooled.ntotal
-        if (
-            len(self.offsets) != self.n_passages + 1
-            or self.offsets[-1] != len(self.tokens)
-            or np.any(np.diff(self.offsets) < 0)
-        ):
-            raise UserError(f"{folder}: damaged shard (its files disagree); run `hiperrag doctor COLLECTION`")
+            index = faiss.read_index(reader, faiss.IO_FLAG_MMAP_IFC)
+        except RuntimeError as error:
+            raise damaged(path, first_line(error)) from None
+        if (index.ntotal, index.d) != (self.n_passages, self.description.pooled_dim):
+            raise damaged(path, "it disagrees with the shard")
+        return index
 
-    def candidates(self, pooled: FloatArray, k: int) -> tuple[FloatArray, npt.NDArray[np.int64]]:
-        """The k nearest passages of each query by pooled cosine.
+    def search_pooled(self, pooled: FloatArray, k: int, allowed: Mask | None) -> tuple[FloatArray, Rows]:
+        """The k nearest passages of a query by pooled cosine: scores and rows; fewer where fewer are allowed.
 
-        pooled: (n_queries, pooled_dim). Returns scores and rows, both (n_queries, min(k, n_passages)).
+        pooled: (pooled_dim,).
         """
-        scores, rows = self.pooled.search(np.ascontiguousarray(pooled), min(k, self.n_passages))
-        return scores, rows
+        import faiss
 
-    def maxsim(self, query: FloatArray, rows: npt.NDArray[np.int64]) -> FloatArray:
-        """MaxSim of one query's token vectors (n_query_tokens, dim) with the passages at `rows`, in that order."""
-        starts, ends = self.offsets[rows], self.offsets[rows + 1]
-        if not len(rows):
-            return np.zeros(0, dtype=np.float32)
-        tokens = np.concatenate([self.tokens[a:b] for a, b in zip(starts, ends, strict=True)])
-        best: FloatArray = _best_cosines(query, tokens.astype(np.float32), ends - starts).sum(axis=1)
-        return best
+        with _FAISS_LOCK:
+            index = self._pooled
+        parameters = None
+        if allowed is not None:
+            selector = faiss.IDSelectorBatch(np.flatnonzero(allowed))
+            parameters = faiss.SearchParameters()
+            parameters.sel = selector
+        scores, rows = index.search(np.ascontiguousarray(pooled[None]), min(k, self.n_passages), params=parameters)
+        found = rows[0] >= 0
+        return scores[0][found], rows[0][found]
 
-    def maxsim_all(self, queries: Sequence[FloatArray], block_tokens: int = 8_192) -> FloatArray:
-        """MaxSim of each query with every passage of the shard: brute force, in blocks of bounded size.
-
-        queries: token vectors (n_query_tokens, dim) of each query. Returns (n_queries, n_passages).
-        """
-        scores = np.empty((len(queries), self.n_passages), dtype=np.float32)
-        joined = np.concatenate(queries)
-        starts = np.cumsum([0, *(len(query) for query in queries[:-1])])
-        first = 0
-        while first < self.n_passages:
-            last = int(np.searchsorted(self.offsets, self.offsets[first] + block_tokens, side="right")) - 1
-            last = min(max(last, first + 1), self.n_passages)
-            block = self.tokens[self.offsets[first] : self.offsets[last]].astype(np.float32)
-            best = _best_cosines(joined, block, np.diff(self.offsets[first : last + 1]))
-            scores[:, first:last] = np.add.reduceat(best, starts, axis=1).T
-            first = last
-        return scores
+    def pooled_vectors(self) -> FloatArray:
+        """(n_passages, pooled_dim), as stored."""
+        vectors: FloatArray = self._pooled.reconstruct_n(0, self.n_passages)
+        return vectors
 
 
-def _best_cosines(query: FloatArray, tokens: FloatArray, lengths: npt.NDArray[np.int64]) -> FloatArray:
-    """The best cosine of each query token with each passage's tokens.
+_FAISS_LOCK = threading.Lock()
 
-    query: (q, dim); tokens: (sum(lengths), dim), passage after passage. Returns (n_passages, q); -inf for a
-    passage without tokens.
-    """
-    best = np.full((len(lengths), len(query)), -np.inf, dtype=np.float32)
-    filled = lengths > 0
-    if filled.any():
-        starts = (np.cumsum(lengths) - lengths)[filled]
-        best[filled] = np.maximum.reduceat(tokens @ query.T, starts, axis=0)
-    return best
+
+def open_shards(folders: Sequence[Path], deleted: Sequence[Mask | None] | None = None) -> list[Shard]:
+    """Shards of one kind with their deleted passages; UserError when their vectors cannot be compared."""
+    shards = [Shard(folder, mask) for folder, mask in zip(folders, deleted or [None] * len(folders), strict=True)]
+    if len({shard.codec.dim for shard in shards}) > 1:
+        raise UserError(f"{folders[0].parent}: shards of different encoders; index again")
+    return shards

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import datetime
-import errno
-import fcntl
 import heapq
 import json
 import shutil
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -28,6 +25,7 @@ from hiperrag.collection import (
     Manifest,
     ShardEntry,
     count,
+    count_deleted_documents,
 )
 from hiperrag.errors import UserError
 from hiperrag.events import EventLog
@@ -45,9 +43,11 @@ from hiperrag.workflows.stages import (
     PartNames,
     ShardTask,
     Stage,
+    StoredPart,
     build_shard,
     chunk_part,
     encode_part,
+    hash_inputs,
     name_part,
     name_shard,
     parse_part,
@@ -61,12 +61,13 @@ TASKS_PER_WORKER = 3
 
 @dataclasses.dataclass(slots=True)
 class Part:
-    """A part on its way through the stages."""
+    """A part on its way through the stages; `stored` where a shard that has to be replaced holds its vectors."""
 
     inputs: list[Input]
     names: PartNames
     shard: int
     n_inputs: int
+    stored: StoredPart | None = None
     attempts: int = 0
 
 
@@ -75,7 +76,6 @@ class Shard:
     """A shard that waits for its parts."""
 
     name: str
-    inputs: str
     parts: list[Part]
     waiting: int
     attempts: int = 0
@@ -118,7 +118,7 @@ def index_sources(
     found = discover(sources, rows_per_input=settings.parts.rows_per_part)
     encoder = encoders.describe(_encoder_spec(manifest, settings))
     collection.root.mkdir(parents=True, exist_ok=True)
-    with _sole_writer(collection):
+    with collection.sole_writer():
         collection.remove_temporary_files()
         return _Run(collection, manifest, settings, encoder, site, quiet).index(found)
 
@@ -132,18 +132,6 @@ def _encoder_spec(manifest: Manifest | None, settings: IndexSettings) -> str:
 
 def _is_resumable(folder: Path) -> bool:
     return (folder / "inputs.parquet").is_file() or not any(entry.name != ".lock" for entry in folder.iterdir())
-
-
-@contextlib.contextmanager
-def _sole_writer(collection: Collection) -> Iterator[None]:
-    """Keep two runs on one machine from writing the same collection; the kernel frees the lock of a killed run."""
-    with (collection.root / ".lock").open("w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                raise UserError(f"{collection.root}: another indexing run is writing it; wait for it to end") from None
-        yield
 
 
 class _Run:
@@ -167,7 +155,9 @@ class _Run:
         now = datetime.datetime.now(datetime.UTC)
         self.id = f"{now:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
         self.folder = collection.runs / self.id
-        self.entries: list[ShardEntry | None] = []
+        self.committed = {entry.name: entry for entry in manifest.shards} if manifest else {}
+        self.entries: dict[int, ShardEntry] = {}
+        """By the number of the (first) planned shard that each holds."""
         self.shards: dict[int, Shard] = {}
         self.ready: list[tuple[int, int, int]] = []
         self.stage_seconds: Counter[str] = Counter()
@@ -196,11 +186,11 @@ class _Run:
     # Planning
 
     def _plan(self, found: Discovery) -> Plan:
-        known = {shard.inputs for shard in self.manifest.shards} if self.manifest else set()
+        known = {part.inputs for part in self.manifest.parts} if self.manifest else set()
         plan = extend_plan(
             load_plan(self.collection),
             found.inputs,
-            committed=lambda shard: _hash_inputs(shard) in known,
+            committed=lambda shard: all(hash_inputs(part) in known for part in shard),
             read=read_bytes,
             settings=self.settings.parts,
         )
@@ -220,38 +210,72 @@ class _Run:
 
     def _queue_work(self, plan: Plan) -> list[StageProgress]:
         """Find out what is there already, queue the rest; return the stages' totals."""
-        done = {shard.identity: shard for shard in self.manifest.shards} if self.manifest else {}
-        stages = {name: StageProgress(name, "shards" if name == "build" else "documents", 0) for name in STAGES}
-        for number, planned in enumerate(plan.shards):
-            parts = [
+        planned = [
+            [
                 Part(inputs, name_part(inputs, self.settings, self.encoder), number, sum(map(weight, inputs)))
-                for inputs in planned
+                for inputs in shard
             ]
-            entry = done.get(name_shard([part.names for part in parts]))
-            self.entries.append(entry)
+            for number, shard in enumerate(plan.shards)
+        ]
+        covered = self._keep_shards(planned)
+        stored = self._stored_parts()
+        stages = {name: StageProgress(name, "shards" if name == "build" else "documents", 0) for name in STAGES}
+        for number, parts in enumerate(planned):
+            done = number in covered
             stages["build"].total += 1
-            stages["build"].cached += entry is not None
+            stages["build"].cached += done
             for position, part in enumerate(parts):
-                stage: Stage = "build" if entry else self._next_stage(part.names)
+                part.stored = None if done else stored.get(part.names.vectors)
+                stage: Stage = "build" if done else self._next_stage(part)
                 for name in STAGES[:-1]:
                     stages[name].total += part.n_inputs
                     if STAGES.index(name) < STAGES.index(stage):
                         stages[name].cached += part.n_inputs
-                if not entry and stage != "build":
+                if not done and stage != "build":
                     self._push(stage, number, position)
-            if not entry:
-                waiting = sum(self._next_stage(part.names) != "build" for part in parts)
-                self.shards[number] = Shard(f"{number:05d}", _hash_inputs(planned), parts, waiting)
+            if not done:
+                waiting = sum(self._next_stage(part) != "build" for part in parts)
+                self.shards[number] = Shard(f"{number:05d}", parts, waiting)
                 if not waiting:
                     self._push("build", number, 0)
         for progress in stages.values():
             progress.done = progress.cached
-        self.replaces = bool(set(done) - {entry.identity for entry in self.entries if entry})
         return list(stages.values())
 
-    def _next_stage(self, names: PartNames) -> Stage:
+    def _keep_shards(self, planned: list[list[Part]]) -> set[int]:
+        """Keep the committed shards that hold just whole planned shards; the numbers of those planned shards.
+
+        A shard written by `hiperrag compact` holds several.
+        """
+        number_of = {part.names.vectors: number for number, parts in enumerate(planned) for part in parts}
+        covered: set[int] = set()
+        entries = self.manifest.shards if self.manifest else []
+        for entry in entries:
+            numbers = {number_of.get(part.vectors, -1) for part in entry.parts}
+            held = [part.names.vectors for number in sorted(numbers - {-1}) for part in planned[number]]
+            if held and -1 not in numbers and sorted(held) == sorted(part.vectors for part in entry.parts):
+                self.entries[min(numbers)] = entry
+                covered |= numbers
+        self.replaces = len(self.entries) < len(entries)
+        return covered
+
+    def _stored_parts(self) -> dict[str, StoredPart]:
+        """Parts whose vectors are in shards that cannot be kept as they are."""
+        kept = {entry.name for entry in self.entries.values()}
+        stored = {}
+        for entry in self.manifest.shards if self.manifest else []:
+            first = 0
+            for part in entry.parts:
+                if entry.name not in kept and part.vectors:
+                    stored[part.vectors] = StoredPart(entry.name, first, part)
+                first += part.n_rows
+        return stored
+
+    def _next_stage(self, part: Part) -> Stage:
+        if part.stored:
+            return "build"
         for stage in reversed(STAGES[:-1]):
-            if names.output(self.collection, stage).exists():
+            if part.names.output(self.collection, stage).exists():
                 return STAGES[STAGES.index(stage) + 1]
         return STAGES[0]
 
@@ -278,7 +302,11 @@ class _Run:
         self.progress.begin(stage)
         tag = (stage, shard, position)
         if stage == "build":
-            pool.submit(tag, build_shard, self.root, self._shard_task(shard))
+            task = self._shard_task(shard)
+            if task.name in self.committed:  # the same part failed again
+                self._shard_built(shard, self.committed[task.name])
+            else:
+                pool.submit(tag, build_shard, self.root, task, self.settings, self.encoder)
             return
         part = self.shards[shard].parts[position]
         if stage == "parse":
@@ -286,17 +314,20 @@ class _Run:
         elif stage == "chunk":
             pool.submit(tag, chunk_part, self.root, part.names, self.settings, self.encoder)
         else:
-            pool.submit(tag, encode_part, self.root, part.names, self.encoder, self.site.threads_per_worker)
+            threads = self.site.threads_per_worker
+            pool.submit(tag, encode_part, self.root, part.names, self.settings, self.encoder, threads)
 
     def _shard_task(self, number: int) -> ShardTask:
         shard = self.shards[number]
-        identity = name_shard([part.names for part in shard.parts])
+        deleted = self.manifest.deleted if self.manifest else ""
+        identity = name_shard([part.names for part in shard.parts], deleted)
         return ShardTask(
             name=f"{shard.name}-{identity[:8]}",
             identity=identity,
-            inputs=shard.inputs,
             parts=tuple(part.names for part in shard.parts),
             n_inputs=tuple(part.n_inputs for part in shard.parts),
+            stored=tuple(part.stored for part in shard.parts),
+            deleted=deleted,
         )
 
     def _settle(self, stage: Stage, number: int, position: int, future: Future[Any]) -> None:
@@ -318,12 +349,8 @@ class _Run:
             self._give_up(stage, number, position, error)
             return
         if isinstance(outcome, ShardEntry):
-            self.entries[number] = outcome
             self.events.write("shard_built", shard=outcome.name, passages=outcome.n_passages)
-            if not self.replaces:
-                self._commit()
-                self._drop_vectors(shard)
-            self.progress.advance("build", 1)
+            self._shard_built(number, outcome)
             return
         part = shard.parts[position]
         part.attempts = 0
@@ -335,6 +362,13 @@ class _Run:
             self._push(following, number, position)
         else:
             self._part_ready(number)
+
+    def _shard_built(self, number: int, entry: ShardEntry) -> None:
+        self.entries[number] = entry
+        if not self.replaces:
+            self._commit()
+            self._drop_vectors(self.shards[number])
+        self.progress.advance("build", 1)
 
     def _part_ready(self, number: int) -> None:
         self.shards[number].waiting -= 1
@@ -367,7 +401,7 @@ class _Run:
 
     def _commit(self) -> Manifest:
         """Make everything built so far visible, in plan order."""
-        shards = [entry for entry in self.entries if entry]
+        shards = [entry for _, entry in sorted(self.entries.items())]
         unreadable = fingerprint(self.unreadable) if self.unreadable else ""
         if unreadable:
             write_records(self.collection.unreadable_path(unreadable), Quarantined, self.unreadable)
@@ -381,6 +415,8 @@ class _Run:
             duplicates=self.duplicates,
             unreadable=unreadable,
             n_unreadable=len(self.unreadable),
+            deleted=self.manifest.deleted if self.manifest else "",
+            n_deleted_documents=count_deleted_documents(shards),
             shards=shards,
             counts=count(shards, len(self.unreadable)),
         )
@@ -399,7 +435,3 @@ class _Run:
             seconds=time.monotonic() - self.started,
             stage_seconds=dict(self.stage_seconds),
         )
-
-
-def _hash_inputs(shard: list[list[Input]]) -> str:
-    return fingerprint([[dataclasses.astuple(item) for item in part] for part in shard])

@@ -32,6 +32,15 @@ class EncodeSettings(_Settings):
     """Name of a packaged model or path of a model folder."""
 
 
+class StorageSettings(_Settings):
+    """How vectors are stored."""
+
+    bits: Literal[2, 4, 8] = 4
+    """Bits a dimension of a token vector."""
+    token_pooling: int = Field(default=1, ge=1, le=16)
+    """Keep one of so many token vectors of a passage, each the mean of similar ones."""
+
+
 class PartSettings(_Settings):
     """How much work a part and a shard hold."""
 
@@ -46,6 +55,7 @@ class IndexSettings(_Settings):
     parse: ParseSettings = ParseSettings()
     chunk: ChunkSettings = ChunkSettings()
     encode: EncodeSettings = EncodeSettings()
+    storage: StorageSettings = StorageSettings()
     parts: PartSettings = PartSettings()
 
     def identity(self) -> str:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -20,7 +21,10 @@ from hiperrag import encoders, index, parsing
 from hiperrag.collection import Collection, EncoderEntry, FailedStage, PartEntry, ShardEntry
 from hiperrag.encoders.base import Encoder, Tokenizer
 from hiperrag.files import fingerprint
-from hiperrag.index.shard import PartVectors, write_shard
+from hiperrag.index.build import Piece, encode_piece, pieces_of, select, write_shard
+from hiperrag.index.parts import PartVectors
+from hiperrag.index.pooling import pool_tokens
+from hiperrag.index.shard import Shard
 from hiperrag.parsing.chunking import chunk_document
 from hiperrag.parsing.sandbox import parse_inputs
 from hiperrag.parsing.sources import Input
@@ -33,7 +37,9 @@ from hiperrag.records import (
     write_records,
 )
 from hiperrag.warm import warm
-from hiperrag.workflows.settings import IndexSettings
+from hiperrag.workflows.deletions import deleted_documents
+from hiperrag.workflows.settings import IndexSettings, StorageSettings
+from hiperrag.workflows.sizes import shard_sizes
 
 Stage = Literal["parse", "chunk", "encode", "build"]
 STAGES: tuple[Stage, ...] = ("parse", "chunk", "encode", "build")
@@ -46,6 +52,7 @@ class PartNames:
     documents: str
     passages: str
     vectors: str
+    inputs: str
     failed_stage: FailedStage = ""
 
     def output(self, collection: Collection, stage: Stage) -> Path:
@@ -71,12 +78,19 @@ def name_part(inputs: Sequence[Input], settings: IndexSettings, encoder: Encoder
     listed = [dataclasses.astuple(item) for item in inputs]
     documents = fingerprint("parse", parsing.VERSION, settings.parse.model_dump_json(), listed)
     passages = fingerprint("chunk", parsing.VERSION, documents, settings.chunk.model_dump_json(), encoder.tokenizer)
-    return PartNames(documents, passages, fingerprint("encode", passages, encoders.VERSION, encoder.identity))
+    storage = (index.CODES_VERSION, settings.storage.model_dump_json())
+    vectors = fingerprint("encode", passages, encoders.VERSION, encoder.identity, storage)
+    return PartNames(documents, passages, vectors, hash_inputs(inputs))
 
 
-def name_shard(parts: Sequence[PartNames]) -> str:
-    """The identity of a shard; one with a failed part is never equal to the whole one."""
-    return fingerprint("build", index.VERSION, [(part.vectors, part.failed_stage) for part in parts])
+def hash_inputs(inputs: Sequence[Input]) -> str:
+    """Hash of a part's list of inputs, whatever the settings."""
+    return fingerprint([dataclasses.astuple(item) for item in inputs])
+
+
+def name_shard(parts: Sequence[PartNames], deleted: str) -> str:
+    """The identity of a shard; one with a failed part, or without deleted documents, never equals the whole one."""
+    return fingerprint("build", index.VERSION, [(part.vectors, part.failed_stage) for part in parts], deleted)
 
 
 def parse_part(root: str, names: PartNames, inputs: Sequence[Input], settings: IndexSettings) -> Outcome:
@@ -117,17 +131,26 @@ def _tokenizer(spec: str) -> Tokenizer:
     return _tokenizers[spec]
 
 
-def encode_part(root: str, names: PartNames, encoder: EncoderEntry, threads: int) -> Outcome:
-    """Passages -> token vectors and pooled vectors."""
+def encode_part(root: str, names: PartNames, settings: IndexSettings, encoder: EncoderEntry, threads: int) -> Outcome:
+    """Passages -> compressed token vectors and pooled vectors."""
     started = time.perf_counter()
     collection = Collection(root)
     passages = read_passages(collection.passages_path(names.passages))
     loaded: Encoder = warm(encoders.load_encoder, encoder.spec, threads)
     encoded = loaded.encode_passages([passage.encoder_text() for passage in passages])
-    PartVectors(names.output(collection, "encode")).write(
-        encoded.tokens, encoded.offsets, encoded.pooled, encoded.truncated
-    )
+    tokens, offsets = pool_tokens(encoded.tokens, encoded.offsets, settings.storage.token_pooling)
+    piece = encode_piece(tokens, offsets, encoded.pooled, settings.storage.bits)
+    PartVectors(names.output(collection, "encode")).write(piece, encoded.truncated)
     return Outcome(len(passages), 0, time.perf_counter() - started)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class StoredPart:
+    """Where an earlier shard holds a part's vectors."""
+
+    shard: str
+    first: int
+    entry: PartEntry
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -136,37 +159,101 @@ class ShardTask:
 
     name: str
     identity: str
-    inputs: str
     parts: tuple[PartNames, ...]
     n_inputs: tuple[int, ...]
+    stored: tuple[StoredPart | None, ...]
+    deleted: str
+    """Identity of the list of deleted documents, whose passages are left out."""
 
 
-def build_shard(root: str, task: ShardTask) -> ShardEntry:
+@lru_cache(maxsize=2)
+def _open_shard(folder: Path) -> tuple[Shard, list[str]]:
+    """A shard and the doc_id of each of its rows; its parts come one after the other."""
+    shard = Shard(folder)
+    return shard, shard.passages.columns(["doc_id"])["doc_id"].to_pylist()
+
+
+class _PartSource:
+    """The vectors and passages of one part, without those of deleted documents."""
+
+    def __init__(self, collection: Collection, names: PartNames, stored: StoredPart | None, gone: set[str]) -> None:
+        self.collection, self.names, self.stored = collection, names, stored
+        if stored:
+            self.shard, doc_ids = _open_shard(collection.shard_path(stored.shard))
+            rows = range(stored.first, stored.first + stored.entry.n_rows)
+            lengths = np.diff(self.shard.tokens.offsets)
+        else:
+            table = pq.read_table(collection.passages_path(names.passages), columns=["doc_id"])
+            doc_ids = table["doc_id"].to_pylist()
+            rows = range(len(doc_ids))
+            self.vectors = PartVectors(names.output(collection, "encode"))
+            lengths = np.load(self.vectors.folder / "lengths.npy")
+        self.rows = np.array([row for row in rows if doc_ids[row] not in gone], dtype=np.int64)
+        self.n_left_out = len(gone.intersection(doc_ids[row] for row in rows))
+        self.n_tokens = int(lengths[self.rows].sum(dtype=np.int64))
+
+    def pieces(self, dim: int, settings: StorageSettings) -> Iterator[Piece]:
+        if not len(self.rows):
+            return
+        if self.stored:
+            yield from pieces_of(self.shard, self.rows)
+        else:
+            yield select(self.vectors.read(dim, settings.bits), self.rows)
+
+    def passages(self) -> Iterator[Passage]:
+        if self.stored:
+            yield from (self.shard.passages[row] for row in self.rows)
+        else:
+            passages = read_passages(self.collection.passages_path(self.names.passages))
+            yield from (passages[row] for row in self.rows)
+
+
+def build_shard(root: str, task: ShardTask, settings: IndexSettings, encoder: EncoderEntry) -> ShardEntry:
     """Encoded parts -> one shard, described for the manifest."""
     collection = Collection(root)
-    vectors = [PartVectors(part.output(collection, "encode")) for part in task.parts if not part.failed_stage]
     folder = collection.shard_path(task.name)
-    n_passages = sum(len(part.read().pooled) for part in vectors)
-    checksums = write_shard(folder, vectors) if n_passages else {}
-    parts = [_describe(collection, *part) for part in zip(task.parts, task.n_inputs, strict=True)]
+    gone = deleted_documents(collection, task.deleted)
+    sources = [
+        None if names.failed_stage else _PartSource(collection, names, stored, gone)
+        for names, stored in zip(task.parts, task.stored, strict=True)
+    ]
+    present = [source for source in sources if source]
+    n_passages, n_tokens = sum(len(source.rows) for source in present), sum(source.n_tokens for source in present)
+    checksums = {}
+    if n_passages:
+        pieces = (piece for source in present for piece in source.pieces(encoder.dim, settings.storage))
+        checksums = write_shard(
+            folder,
+            pieces,
+            n_passages,
+            n_tokens,
+            lambda: (passage for source in present for passage in source.passages()),
+        )
+    n_bytes, n_text_bytes = shard_sizes(folder, checksums)
     return ShardEntry(
         name=task.name,
         identity=task.identity,
-        inputs=task.inputs,
-        parts=parts,
+        parts=[
+            _describe(collection, names, n_inputs, source)
+            for names, n_inputs, source in zip(task.parts, task.n_inputs, sources, strict=True)
+        ],
         n_passages=n_passages,
-        n_tokens=sum(part.n_tokens for part in parts),
-        n_bytes=sum((folder / file).stat().st_size for file in checksums),
+        n_tokens=n_tokens,
+        n_bytes=n_bytes,
+        n_text_bytes=n_text_bytes,
         sha256=checksums,
     )
 
 
-def _describe(collection: Collection, part: PartNames, n_inputs: int) -> PartEntry:
+def _describe(collection: Collection, names: PartNames, n_inputs: int, source: _PartSource | None) -> PartEntry:
     """Count what a part's files hold."""
-    if part.failed_stage:
+    if source is None:
         return PartEntry(
-            documents=part.documents,
+            documents=names.documents,
             passages="",
+            vectors="",
+            inputs=names.inputs,
+            n_rows=0,
             n_inputs=n_inputs,
             n_documents=0,
             n_quarantined=n_inputs,
@@ -174,18 +261,25 @@ def _describe(collection: Collection, part: PartNames, n_inputs: int) -> PartEnt
             n_passages=0,
             n_tokens=0,
             n_truncated=0,
-            failed_stage=part.failed_stage,
+            failed_stage=names.failed_stage,
         )
-    pages = pq.read_table(collection.documents_path(part.documents), columns=["n_pages"])["n_pages"]
-    stored = PartVectors(part.output(collection, "encode")).read()
+    if source.stored:
+        n_left_out = source.stored.entry.n_left_out + source.n_left_out
+        return source.stored.entry.model_copy(update={"n_rows": len(source.rows), "n_left_out": n_left_out})
+    pages = pq.read_table(collection.documents_path(names.documents), columns=["n_pages"])["n_pages"]
+    n_passages, n_tokens, n_truncated = source.vectors.counts()
     return PartEntry(
-        documents=part.documents,
-        passages=part.passages,
+        documents=names.documents,
+        passages=names.passages,
+        vectors=names.vectors,
+        inputs=names.inputs,
+        n_rows=len(source.rows),
         n_inputs=n_inputs,
         n_documents=len(pages),
-        n_quarantined=pq.read_metadata(collection.quarantine_path(part.documents)).num_rows,
+        n_quarantined=pq.read_metadata(collection.quarantine_path(names.documents)).num_rows,
         n_pages=pc.sum(pages).as_py() or 0,
-        n_passages=len(stored.pooled),
-        n_tokens=len(stored.tokens),
-        n_truncated=int(np.count_nonzero(stored.truncated)),
+        n_passages=n_passages,
+        n_tokens=n_tokens,
+        n_truncated=n_truncated,
+        n_left_out=source.n_left_out,
     )

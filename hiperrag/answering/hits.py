@@ -10,7 +10,10 @@ from hiperrag.records import Passage
 
 @dataclasses.dataclass(slots=True)
 class Hit:
-    """A retrieved passage; `score` is its MaxSim: the sum over query tokens of the best cosine, 0..n_query_tokens."""
+    """A retrieved passage; `score` is its MaxSim: the sum over query tokens of the best cosine, 0..n_query_tokens.
+
+    With `hybrid` search BM25 is added in the same units.
+    """
 
     rank: int
     score: float
@@ -26,5 +29,6 @@ class Hit:
             "title": self.passage.title,
             "pages": self.passage.pages,
             "kind": self.passage.kind,
+            "metadata": self.passage.metadata,
             "text": self.passage.text,
         }

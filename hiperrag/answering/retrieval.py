@@ -4,80 +4,128 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+import numpy as np
 
 from hiperrag.answering.hits import Hit
-from hiperrag.collection import Collection, Manifest
+from hiperrag.collection import Collection, Manifest, ShardEntry
 from hiperrag.encoders import load_encoder
 from hiperrag.encoders.base import Encoded, Encoder
 from hiperrag.errors import UserError
-from hiperrag.index.search import DEFAULT_CANDIDATES, Match, search, search_exact, search_pooled
-from hiperrag.index.shard import Shard
-from hiperrag.records import passage_from_row
+from hiperrag.filters import Filter
+from hiperrag.index.search import Masks, Match, Quality, Searcher
+from hiperrag.index.shard import open_shards
+from hiperrag.workflows.deletions import deleted_mask
 
-PARTS_HELD = 64
-"""Passage tables kept in memory between queries."""
+if TYPE_CHECKING:
+    from hiperrag.index.distributed import DistributedSearcher
+    from hiperrag.index.ranks import Ranks
+
 PASSAGES_PER_DOCUMENT = 4
 """Passages fetched for each document wanted, where each document is to appear once; more if that was too few."""
+_OPENING_TRIES = 50
 
 
 class Retriever:
-    """A collection opened for questions, as its manifest is at this moment."""
+    """A collection opened for questions, as its manifest is at this moment.
 
-    def __init__(self, root: Path | str, threads: int | None = None) -> None:
+    Later changes to the collection do not reach it: everything is mapped when it is opened. With `ranks` the shards are
+    spread over the processes of an MPI job, of which this is rank 0.
+    """
+
+    def __init__(self, root: Path | str, threads: int | None = None, ranks: Ranks | None = None) -> None:
         self.collection = Collection(root)
-        self.manifest: Manifest = self.collection.manifest()
-        self._entries = [entry for entry in self.manifest.shards if entry.n_passages]
-        if not self._entries:
-            raise UserError(
-                f"{root}: holds no passages ({self.manifest.counts.quarantined} inputs in quarantine; "
-                f"see `hiperrag info {root}`)"
-            )
-        self._shards = [Shard(self.collection.shard_path(entry.name)) for entry in self._entries]
+        self._threads, self._ranks = threads, ranks
+        self.manifest, self.searcher = self._open()
         self.encoder: Encoder = load_encoder(self.manifest.encoder.spec, threads)
         if self.encoder.identity != self.manifest.encoder.identity:
             raise UserError(
                 f"{root}: was encoded with another version of encoder {self.manifest.encoder.spec!r}; "
                 "restore that version, or rerun `hiperrag index` to encode again"
             )
-        self._table = lru_cache(maxsize=PARTS_HELD)(self._read_table)
-        self._documents = lru_cache(maxsize=PARTS_HELD)(self._read_documents)
         self.timings_ms: dict[str, float] = {}
         """Where the time of the last call went."""
 
+    def _open(self) -> tuple[Manifest, Searcher | DistributedSearcher]:
+        """The manifest and its shards; the next manifest where this one is replaced while its shards are opened."""
+        for _ in range(_OPENING_TRIES):
+            state = self.collection.state()
+            manifest = self.collection.manifest()
+            entries = [entry for entry in manifest.shards if entry.n_passages > entry.n_deleted]
+            if not entries:
+                raise UserError(
+                    f"{self.collection.root}: holds no passages ({manifest.counts.quarantined} inputs in quarantine; "
+                    f"see `hiperrag info {self.collection.root}`)"
+                )
+            try:
+                return manifest, self._open_shards(entries)
+            except UserError:
+                if self.collection.state() == state:
+                    raise
+        raise UserError(f"{self.collection.root}: changes too fast to be opened; try again")
+
+    def _open_shards(self, entries: Sequence[ShardEntry]) -> Searcher | DistributedSearcher:
+        folders = [self.collection.shard_path(entry.name) for entry in entries]
+        deleted = [deleted_mask(self.collection, entry) for entry in entries]
+        searcher: Searcher | DistributedSearcher
+        if self._ranks:
+            from hiperrag.index.distributed import DistributedSearcher, Source
+
+            sources = [
+                Source(folder, entry.n_tokens, mask)
+                for folder, entry, mask in zip(folders, entries, deleted, strict=True)
+            ]
+            searcher = DistributedSearcher(self._ranks, sources)
+        else:
+            searcher = Searcher(open_shards(folders, deleted), self._threads)
+        for number, entry in enumerate(entries):
+            shard = searcher.shards[number]
+            if shard.n_passages != entry.n_passages:
+                raise UserError(
+                    f"{shard.folder}: not the manifest's shard; run `hiperrag doctor {self.collection.root}`"
+                )
+        return searcher
+
     def search(
-        self, queries: Sequence[str], k: int, *, exact: bool = False, per_document: bool = False
+        self,
+        queries: Sequence[str],
+        k: int,
+        *,
+        quality: Quality = "balanced",
+        where: Filter | None = None,
+        hybrid: bool = False,
+        per_document: bool = False,
     ) -> list[list[Hit]]:
         """The k best passages for each query, best first.
 
-        `exact` scores every passage by MaxSim. With `per_document` each document appears once, by its best
-        passage, and k counts documents.
+        `quality` says how many passages get their MaxSim. `where` leaves only passages that meet it. `hybrid` adds
+        BM25 to MaxSim. With `per_document` each document appears once, by its best passage, and k counts documents.
         """
+        masks = self._masks(where)
+        texts = queries if hybrid else None
 
-        if exact:
-            return self._search(queries, k, self._match_exact, per_document)
-        return self._search(queries, k, self._match, per_document)
+        def match(encoded: Encoded, n: int) -> list[list[Match]]:
+            return self.searcher.search(encoded.token_arrays(), n, quality, masks, texts)
 
-    def search_pooled(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+        return self._search(queries, k, match, per_document)
+
+    def search_pooled(self, queries: Sequence[str], k: int, where: Filter | None = None) -> list[list[Hit]]:
         """The k best documents for each query by pooled cosine alone, without MaxSim; scores are cosines."""
-        return self._search(queries, k, self._match_pooled, per_document=True)
+        masks = self._masks(where)
 
-    def _match(self, queries: Encoded, k: int) -> list[list[Match]]:
-        candidates = max(DEFAULT_CANDIDATES, k)
-        return [
-            search(self._shards, tokens, pooled, k, n_candidates=candidates)
-            for tokens, pooled in zip(queries.token_arrays(), queries.pooled, strict=True)
-        ]
+        def match(encoded: Encoded, n: int) -> list[list[Match]]:
+            return [self.searcher.search_pooled(pooled, n, masks) for pooled in encoded.pooled]
 
-    def _match_exact(self, queries: Encoded, k: int) -> list[list[Match]]:
-        return search_exact(self._shards, queries.token_arrays(), k)
+        return self._search(queries, k, match, per_document=True)
 
-    def _match_pooled(self, queries: Encoded, k: int) -> list[list[Match]]:
-        return [search_pooled(self._shards, pooled, k) for pooled in queries.pooled]
+    def _masks(self, where: Filter | None) -> Masks | None:
+        if where is None:
+            return None
+        shards = self.searcher.shards
+        where.check_fields(set().union(*(shard.passages.metadata_names for shard in shards)))
+        return [np.asarray(where.mask(shard.passages.columns(where.columns)), dtype=bool) for shard in shards]
 
     def _search(
         self, queries: Sequence[str], k: int, match: Callable[[Encoded, int], list[list[Match]]], per_document: bool
@@ -109,34 +157,13 @@ class Retriever:
         hits: list[Hit] = []
         seen: set[str] = set()
         for match in matches:
-            part, row = self._locate(match)
+            passages = self.searcher.shards[match.shard].passages
             if per_document:
-                document = self._documents(part)[row]
+                document = passages.documents[match.row]
                 if document in seen:
                     continue
                 seen.add(document)
-            passage = passage_from_row(self._table(part).slice(row, 1).to_pylist()[0])
-            hits.append(Hit(len(hits) + 1, match.score, passage))
+            hits.append(Hit(len(hits) + 1, match.score, passages[match.row]))
             if len(hits) == k:
                 break
         return hits
-
-    def _locate(self, match: Match) -> tuple[str, int]:
-        """The part that holds a match's passage, and its row there."""
-        row = match.row
-        for part in self._entries[match.shard].parts:
-            if row < part.n_passages:
-                return part.passages, row
-            row -= part.n_passages
-        raise UserError(f"{self.collection.root}: shard and manifest disagree; run `hiperrag doctor COLLECTION`")
-
-    def _read_documents(self, identity: str) -> list[str]:
-        names: list[str] = self._table(identity)["document"].to_pylist()
-        return names
-
-    def _read_table(self, identity: str) -> pa.Table:
-        path = self.collection.passages_path(identity)
-        try:
-            return pq.read_table(path)
-        except (OSError, pa.ArrowInvalid) as error:
-            raise UserError(f"{path}: unreadable passages ({str(error).splitlines()[0]})") from None

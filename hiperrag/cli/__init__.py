@@ -18,8 +18,11 @@ def main() -> None:
     try:
         sys.exit(app(standalone_mode=False))
     except (UserError, TyperException) as error:
+        from hiperrag.index import launch
+
         message = error.format_message() if isinstance(error, TyperException) else str(error)
-        print(f"hiperrag: {message}", file=sys.stderr)
+        if launch.speaks():
+            print(f"hiperrag: {message}", file=sys.stderr)
         sys.exit(2)
     except (KeyboardInterrupt, Abort):
         sys.exit(130)

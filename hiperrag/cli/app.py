@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import hiperrag
-from hiperrag.cli import ask, doctor, index, info, models, parse, search, sites
+from hiperrag.cli import ask, doctor, index, info, maintenance, models, parse, search, sites
 
 app = typer.Typer(
     name="hiperrag",
@@ -40,6 +40,9 @@ for command in (
     search.search,
     ask.ask,
     info.info,
+    maintenance.delete,
+    maintenance.compact,
+    maintenance.merge,
     parse.parse,
     models.models,
     sites.sites,

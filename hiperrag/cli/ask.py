@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hiperrag.cli.search import where
+from hiperrag.cli.search import place
+from hiperrag.cli.searching import ExactOption, HybridOption, QualityOption, Searching, WhereOption, searching
 from hiperrag.errors import UserError
 
 if TYPE_CHECKING:
     from hiperrag.answering.answer import Answer, AnswerEvent
+    from hiperrag.index.ranks import Ranks
 
 MODES = {
     "quoted": "sentences of the passages, quoted; the generator chose and joined them",
@@ -31,21 +33,33 @@ def ask(
         str,
         typer.Option(metavar="SPEC", help="default, hf:DIR_OR_NAME, gguf:FILE or openai:BASE_URL#MODEL."),
     ] = "default",
-    exact: Annotated[bool, typer.Option("--exact", help="Score every passage by MaxSim, not only candidates.")] = False,
+    exact: ExactOption = False,
+    quality: QualityOption = None,
+    where: WhereOption = "",
+    hybrid: HybridOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Answer a question from a collection; every sentence of the answer cites the passage that supports it."""
     if not question.strip():
         raise UserError("the question is empty; ask something")
+    how = searching(exact, quality, where, hybrid)
+    from hiperrag.index import launch
+
+    launch.run(lambda ranks: _ask(collection, question, k, generator, how, as_json, ranks))
+
+
+def _ask(
+    collection: Path, question: str, k: int, generator: str, how: Searching, as_json: bool, ranks: Ranks | None
+) -> None:
     from hiperrag.answering.answer import answer
     from hiperrag.answering.generators import load_generator
     from hiperrag.answering.retrieval import Retriever
 
     started = time.perf_counter()
-    retriever = Retriever(collection)
+    retriever = Retriever(collection, ranks=ranks)
     loaded_generator = load_generator(generator)
     load_ms = 1000 * (time.perf_counter() - started)
-    hits = retriever.search([question], k, exact=exact)[0]
+    hits = retriever.search([question], k, **how.options())[0]
     search_ms = retriever.timings_ms
     events = answer(question, hits, loaded_generator, retriever.encoder)
     final = _last(events) if as_json else _show(events)
@@ -111,7 +125,7 @@ def _show_sources(final: Answer, timings: dict[str, float]) -> None:
         print(f"\nSources ({MODES[final.mode]})")
     for citation in final.citations:
         print(f"  [{citation.n}] {citation.title or citation.document}")
-        print(f"      {where(citation.document, citation.pages)}")
+        print(f"      {place(citation.document, citation.pages)}")
         print(f"      “{' '.join(citation.text.split())}”")
     for note in final.notes:
         print(f"note: {note}", file=sys.stderr)

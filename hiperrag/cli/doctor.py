@@ -9,9 +9,12 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from hiperrag.collection import Collection, Manifest
 
 LIBRARIES = ("torch", "transformers", "parsl", "pymupdf", "pyarrow", "numpy")
 FREE_GB_WANTED = 5
@@ -116,15 +119,26 @@ def _models() -> Iterator[Finding]:
 
 
 def _collection(root: Path) -> Iterator[Finding]:
-    import pyarrow.parquet as pq
-
-    from hiperrag.collection import Collection, count
-    from hiperrag.files import sha256_file
+    from hiperrag.collection import Collection, count, count_deleted_documents
 
     collection = Collection(root)
     manifest = collection.manifest()
     sound = manifest.counts == count(manifest.shards, manifest.n_unreadable)
+    sound = sound and manifest.n_deleted_documents == count_deleted_documents(manifest.shards)
     yield Finding(sound, "the manifest's counts add up", "" if sound else "index again")
+    yield from _parts(collection, manifest)
+    yield from _shards(collection, manifest)
+    yield from _deletions(collection, manifest)
+    unnamed = {*collection.unnamed_files(manifest), *collection.temporary_files()}
+    if unnamed:
+        advice = "of a command that runs, or was interrupted; running it again removes them"
+        yield Finding(None, f"{len(unnamed)} files that belong to nothing, such as {min(unnamed)}", advice)
+    yield Finding(True, f"looked at {len(manifest.parts)} parts and {len(manifest.shards)} shards of {root}")
+
+
+def _parts(collection: Collection, manifest: Manifest) -> Iterator[Finding]:
+    import pyarrow.parquet as pq
+
     for part in manifest.parts:
         if part.n_inputs != part.n_documents + part.n_quarantined:
             yield Finding(False, f"part {part.documents}", "inputs are not documents plus quarantined; index again")
@@ -141,14 +155,30 @@ def _collection(root: Path) -> Iterator[Finding]:
                 continue
             if rows != expected:
                 yield Finding(False, f"{path}", f"holds {rows} rows, not {expected}; index again")
+
+
+def _shards(collection: Collection, manifest: Manifest) -> Iterator[Finding]:
+    from hiperrag.files import sha256_file
+
     for shard in manifest.shards:
-        for name, expected_sum in shard.sha256.items():
+        for name, expected in shard.sha256.items():
             path = collection.shard_path(shard.name) / name
-            actual = sha256_file(path) if path.is_file() else "missing"
-            if actual != expected_sum:
-                yield Finding(
-                    False,
-                    f"{path}",
-                    "missing; index again" if actual == "missing" else "damaged; index again",
-                )
-    yield Finding(True, f"looked at {len(manifest.parts)} parts and {len(manifest.shards)} shards of {root}")
+            if not path.is_file():
+                yield Finding(False, f"{path}", "missing; index again")
+            elif sha256_file(path) != expected:
+                yield Finding(False, f"{path}", "damaged; index again")
+
+
+def _deletions(collection: Collection, manifest: Manifest) -> Iterator[Finding]:
+    from hiperrag.errors import UserError
+    from hiperrag.workflows.deletions import deleted_documents, deleted_mask
+
+    try:
+        deleted_documents(collection, manifest.deleted)
+    except UserError as error:
+        yield Finding(False, str(error))
+    for shard in manifest.shards:
+        try:
+            deleted_mask(collection, shard)
+        except UserError as error:
+            yield Finding(False, str(error))

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hiperrag.errors import UserError
+
 if TYPE_CHECKING:
     from hiperrag.workflows.run import Summary
     from hiperrag.workflows.settings import IndexSettings
@@ -40,6 +42,17 @@ def index(
         str | None,
         typer.Option(metavar="NAME|DIR", help="Encoder; default: the collection's, minilm for a new one."),
     ] = None,
+    bits: Annotated[
+        str | None,
+        typer.Option(
+            metavar="2|4|8",
+            help="Bits a dimension of a token vector; default: the collection's, 4 for a new one.",
+        ),
+    ] = None,
+    token_pooling: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, max=16, help="Keep one of N token vectors, each the mean of similar ones."),
+    ] = None,
     file_timeout: Annotated[
         float | None, typer.Option(metavar="SECONDS", help="Time one file may take to parse.", min=0.1)
     ] = None,
@@ -54,6 +67,8 @@ def index(
     Rerunning resumes an interrupted run; files added later are indexed alone; what cannot be processed goes to
     quarantine with its reason.
     """
+    if bits not in (None, "2", "4", "8"):
+        raise UserError(f"--bits {bits}: token vectors are stored with 2, 4 or 8 bits a dimension")
     from hiperrag.workflows.run import index_sources
     from hiperrag.workflows.sites import load_site
 
@@ -61,6 +76,7 @@ def index(
         given: dict[str, dict[str, Any]] = {
             "parse": {"parser": parser, "seconds_per_file": file_timeout, "megabytes_per_file": file_memory},
             "encode": {"encoder": encoder},
+            "storage": {"bits": int(bits) if bits else None, "token_pooling": token_pooling},
         }
         changes = {
             room: getattr(settings, room).model_copy(update={k: v for k, v in values.items() if v is not None})

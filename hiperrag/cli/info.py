@@ -24,12 +24,17 @@ def info(
         return
     counts, encoder = facts["counts"], facts["encoder"]
     rows = [
-        ("documents", f"{counts['documents']} of {counts['inputs']} inputs"),
+        ("documents", f"{facts['documents']} of {counts['inputs']} inputs"),
         ("pages", counts["pages"]),
-        ("passages", f"{counts['passages']} ({facts['bytes_per_passage']:.0f} bytes each in shards)"),
-        ("token vectors", f"{counts['tokens']} ({facts['bytes_per_token']:.0f} bytes each in shards)"),
+        ("passages", f"{counts['passages']} ({facts['bytes_per_passage']:.0f} bytes of vectors each)"),
+        ("token vectors", f"{counts['tokens']} ({facts['bytes_per_token']:.1f} bytes each, all told)"),
         ("truncated", f"{counts['truncated']} passages"),
-        ("shards", f"{counts['shards']} ({counts['bytes'] / 1e6:.1f} MB), {counts['parts']} parts"),
+        ("deleted", f"{counts['deleted']} passages that `hiperrag compact` would remove"),
+        (
+            "shards",
+            f"{counts['shards']} ({counts['bytes'] / 1e6:.1f} MB of vectors, "
+            f"{counts['text_bytes'] / 1e6:.1f} MB of text), {counts['parts']} parts",
+        ),
         (
             "encoder",
             f"{encoder['spec']} ({encoder['dim']} dimensions, at most {encoder['max_tokens']} tokens)",
@@ -65,9 +70,10 @@ def describe(root: Path) -> dict[str, Any]:
         "format": manifest.format,
         "hiperrag": manifest.hiperrag,
         "run": manifest.run,
+        "documents": counts.documents - manifest.n_deleted_documents,
         "counts": counts.model_dump(),
         "bytes_per_token": counts.bytes / max(1, counts.tokens),
-        "bytes_per_passage": counts.bytes / max(1, counts.passages),
+        "bytes_per_passage": counts.bytes / max(1, counts.passages + counts.deleted),
         "encoder": manifest.encoder.model_dump(),
         "settings": manifest.settings,
         "duplicates": [{"source": source, "kept": kept} for source, kept in manifest.duplicates],

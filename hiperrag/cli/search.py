@@ -10,10 +10,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hiperrag.cli.searching import (
+    ExactOption,
+    HybridOption,
+    QualityOption,
+    Searching,
+    WhereOption,
+    searching,
+)
 from hiperrag.errors import UserError
 
 if TYPE_CHECKING:
     from hiperrag.answering.retrieval import Retriever
+    from hiperrag.index.ranks import Ranks
 
 BATCH = 64
 RUN_DEPTH = 100
@@ -31,7 +40,10 @@ def search(
             help=f"Passages to show [default: 10], or documents per query of a run [default: {RUN_DEPTH}].",
         ),
     ] = None,
-    exact: Annotated[bool, typer.Option("--exact", help="Score every passage by MaxSim, not only candidates.")] = False,
+    exact: ExactOption = False,
+    quality: QualityOption = None,
+    where: WhereOption = "",
+    hybrid: HybridOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     queries: Annotated[
         Path | None,
@@ -46,17 +58,31 @@ def search(
         raise UserError("--queries and --run go together")
     if query is not None and not query.strip():
         raise UserError("the query is empty; ask something")
+    how = searching(exact, quality, where, hybrid)
     listed = read_queries(queries) if queries else []
+    from hiperrag.index import launch
+
+    def on_ranks(ranks: Ranks | None) -> None:
+        if query is None:
+            assert run is not None
+            _write_run(_open(collection, ranks)[0], listed, run, k or RUN_DEPTH, how)
+        else:
+            _answer(query, *_open(collection, ranks), k or 10, how, as_json)
+
+    launch.run(on_ranks)
+
+
+def _open(collection: Path, ranks: Ranks | None) -> tuple[Retriever, float]:
+    """The retriever, and how many milliseconds it took to load."""
     from hiperrag.answering.retrieval import Retriever
 
     loading = time.perf_counter()
-    retriever = Retriever(collection)
-    load_ms = round(1000 * (time.perf_counter() - loading), 3)
-    if query is None:
-        assert run is not None
-        _write_run(retriever, listed, run, k or RUN_DEPTH, exact)
-        return
-    hits = retriever.search([query], k or 10, exact=exact)[0]
+    retriever = Retriever(collection, ranks=ranks)
+    return retriever, round(1000 * (time.perf_counter() - loading), 3)
+
+
+def _answer(query: str, retriever: Retriever, load_ms: float, k: int, how: Searching, as_json: bool) -> None:
+    hits = retriever.search([query], k, **how.options())[0]
     if as_json:
         timings = {"load": load_ms, **retriever.timings_ms}
         typer.echo(
@@ -68,13 +94,13 @@ def search(
         return
     for hit in hits:
         passage = hit.passage
-        typer.echo(f"{hit.rank:3d}  {hit.score:.3f}  {where(passage.document, passage.pages)}  {passage.title}")
+        typer.echo(f"{hit.rank:3d}  {hit.score:.3f}  {place(passage.document, passage.pages)}  {passage.title}")
         if passage.section:
             typer.echo(f"     {passage.section}")
         typer.echo("     " + " ".join(passage.text.split())[:300] + "\n")
 
 
-def where(document: str, pages: list[int]) -> str:
+def place(document: str, pages: list[int]) -> str:
     """Document and pages as a reader wants them: "a.pdf, pages 3-4"."""
     if not pages:
         return document
@@ -108,7 +134,7 @@ def read_queries(path: Path) -> list[tuple[str, str]]:
     return found
 
 
-def _write_run(retriever: Retriever, queries: list[tuple[str, str]], run: Path, k: int, exact: bool) -> None:
+def _write_run(retriever: Retriever, queries: list[tuple[str, str]], run: Path, k: int, how: Searching) -> None:
     from hiperrag.files import atomic_file
     from hiperrag.workflows.progress import Progress, StageProgress
 
@@ -123,7 +149,7 @@ def _write_run(retriever: Retriever, queries: list[tuple[str, str]], run: Path, 
         progress.begin("search")
         for start in range(0, len(queries), BATCH):
             batch = queries[start : start + BATCH]
-            results = retriever.search([text for _, text in batch], k, exact=exact, per_document=True)
+            results = retriever.search([text for _, text in batch], k, per_document=True, **how.options())
             for (name, _), hits in zip(batch, results, strict=True):
                 for hit in hits:
                     document = "_".join(hit.passage.document.split())  # columns are separated by white space

@@ -1,0 +1,73 @@
+"""`hiperrag delete`, `compact` and `merge`: changes to collections that read no source again."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hiperrag.cli.searching import WhereOption
+from hiperrag.errors import UserError
+
+
+def delete(
+    collection: Annotated[Path, typer.Argument(metavar="COLLECTION")],
+    documents: Annotated[
+        list[str] | None, typer.Argument(metavar="[DOCUMENT]...", help="Documents as search shows them.")
+    ] = None,
+    where: WhereOption = "",
+    undo: Annotated[bool, typer.Option("--undo", help="Bring them back, if `compact` has not run since.")] = False,
+) -> None:
+    """Delete documents: they are found no more. `compact` frees their room."""
+    if not documents and not where:
+        raise UserError("name documents to delete, or give --where CONDITION")
+    from hiperrag.filters import Filter
+    from hiperrag.workflows.maintenance import delete_documents
+
+    changed = delete_documents(collection, documents or [], Filter.parse(where) if where else None, undo)
+    for document in changed.documents:
+        typer.echo(document)
+    verb = "brought back" if undo else "deleted"
+    print(f"{verb}: {len(changed.documents)} documents, {changed.passages} passages", file=sys.stderr)
+
+
+def compact(
+    collection: Annotated[Path, typer.Argument(metavar="COLLECTION")],
+    passages_per_shard: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Join shards up to so many passages.")
+    ] = 100_000,
+) -> None:
+    """Join small shards into larger ones, and remove what was deleted; can be interrupted and run again."""
+    from hiperrag.collection import Collection
+    from hiperrag.workflows.maintenance import compact as compact_shards
+    from hiperrag.workflows.progress import Progress, StageProgress
+
+    Collection(collection).manifest()
+    stage = StageProgress("compact", "shards", 0)
+    with Progress([stage]) as progress:
+
+        def report(done: int, total: int) -> None:
+            stage.total, stage.done = total, done
+            progress.refresh()
+
+        try:
+            before, after = compact_shards(collection, passages_per_shard, report)
+        except KeyboardInterrupt:
+            print("hiperrag: interrupted; shards that were finished are kept", file=sys.stderr)
+            raise typer.Exit(130) from None
+    print(f"{collection}: {after} shards, {before} before", file=sys.stderr)
+
+
+def merge(
+    collections: Annotated[list[Path], typer.Argument(metavar="COLLECTION...")],
+    to: Annotated[Path, typer.Option("--to", metavar="NEW", help="Folder of the merged collection.")],
+) -> None:
+    """Merge collections of one encoder into a new one; documents that several hold are kept once."""
+    from hiperrag.workflows.maintenance import merge as merge_collections
+
+    merged = merge_collections(collections, to)
+    counts = merged.counts
+    documents = counts.documents - merged.n_deleted_documents
+    print(f"{to}: {documents} documents, {counts.passages} passages in {counts.shards} shards", file=sys.stderr)
