@@ -25,6 +25,16 @@
 #define TILE_BYTES 16384 /* decoded token vectors, so that they stay in the first-level cache */
 #define BLOCK 8 /* token vectors scored at a time */
 #define OFFSET 128
+#define CHUNK 64    /* bytes of a register */
+#define MOST_QUADS 6 /* accumulators: MOST_QUADS * MOST_SETS */
+#define MOST_SETS 4
+
+/* Zeros on a cache line's border: loads and stores across one take twice as long. */
+static void *lines(size_t bytes) {
+    size_t rounded = (bytes + 63) / 64 * 64;
+    void *memory = aligned_alloc(64, rounded ? rounded : 64);
+    return memory ? memset(memory, 0, rounded) : NULL;
+}
 
 enum { PATH_PORTABLE = 0, PATH_AVX2 = 1, PATH_VNNI = 2 };
 
@@ -105,16 +115,16 @@ typedef float four_floats __attribute__((vector_size(16)));
 
 static void score_portable(const uint8_t *rows, int n, int groups, int dim, const void *query, const int32_t *bias,
                            const float *scales, float *best) {
-    /* In float32, which is fast everywhere, and exact here: sums of CHUNK products stay below 2^24. */
-    enum { CHUNK = 512, WORDS = LANES / 4 };
+    /* In float32, which is fast everywhere, and exact here: sums of SUMMED products stay below 2^24. */
+    enum { SUMMED = 512, WORDS = LANES / 4 };
     const four_floats *packed = query; /* (groups, dim, LANES) */
     for (int t = 0; t < n; t++)
         for (int g = 0; g < groups; g++) {
             int32_t total[LANES];
             memcpy(total, bias + g * LANES, sizeof total);
-            for (int from = 0; from < dim; from += CHUNK) {
+            for (int from = 0; from < dim; from += SUMMED) {
                 four_floats acc[WORDS] = {{0}};
-                int to = dim < from + CHUNK ? dim : from + CHUNK;
+                int to = dim < from + SUMMED ? dim : from + SUMMED;
                 for (int d = from; d < to; d++) {
                     float level = rows[(size_t)t * dim + d];
                     const four_floats *q = packed + ((size_t)g * dim + d) * WORDS;
@@ -156,58 +166,155 @@ __attribute__((target("avx2"))) static void score_avx2(const uint8_t *rows, int 
     }
 }
 
+/* Query tokens four at a time, to meet rows four at a time: lane 4 * i + r of a register holds token i with row r. With
+ * fewer than LANES tokens, or a few more than a multiple, no lane is idle, and a row is loaded once for four tokens.
+ */
+typedef struct {
+    int quads, padded; /* dim rounded up to CHUNK */
+    int8_t *packed;    /* (quads, padded / 4, 4 tokens, 4 rows, 4), in the order of `interleave` */
+    int32_t *bias;     /* (quads, LANES) */
+    float *best;       /* (quads, LANES) running maxima */
+} quad_tokens;
+
+static void pack_quads(const int8_t *query, int n_tokens, int dim, quad_tokens *tokens) {
+    for (int i = 0; i < n_tokens; i++) {
+        int8_t *packed = tokens->packed + (size_t)(i / 4) * tokens->padded * LANES + 16 * (i % 4);
+        int32_t sum = 0;
+        for (int d = 0; d < dim; d++) sum += query[(size_t)i * dim + d];
+        for (int r = 0; r < 4; r++) {
+            tokens->bias[i / 4 * LANES + 4 * (i % 4) + r] = -OFFSET * sum;
+            for (int word = 0; word < tokens->padded / 4; word++) {
+                int place = word % 16, from = word - place + 4 * (place % 4) + place / 4; /* as `interleave` puts them */
+                if (4 * from < dim)
+                    memcpy(packed + (size_t)word * CHUNK + 4 * r, query + (size_t)i * dim + 4 * from, 4);
+            }
+        }
+    }
+}
+
+/* The best row for each token. */
+static void collect_quads(const quad_tokens *tokens, int n_tokens, float *best) {
+    for (int i = 0; i < n_tokens; i++) {
+        const float *rows = tokens->best + 4 * i;
+        best[i] = rows[0];
+        for (int r = 1; r < 4; r++)
+            if (rows[r] > best[i]) best[i] = rows[r];
+    }
+}
+
 #define VNNI __attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni")))
 
 /* acc += the products of row's unsigned and q's signed bytes, by fours. The intrinsic makes GCC 12 copy and spill acc. */
 #define MULTIPLY_ADD(acc, row, q) __asm__("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(row), "v"(q))
 
-/* n rows with one or two groups; constants after inlining, so that all accumulators are registers. */
-VNNI static inline __attribute__((always_inline)) void score_block(const uint8_t *rows, int n, int groups, int dim,
+/* n rows with one group; n is a constant after inlining, so that all accumulators are registers. */
+VNNI static inline __attribute__((always_inline)) void score_block(const uint8_t *rows, int n, int dim,
                                                                    const int8_t *packed, const int32_t *bias,
                                                                    const float *scales, float *best) {
-    __m512i acc[2 * BLOCK];
-    for (int g = 0; g < groups; g++)
-        for (int t = 0; t < n; t++) acc[g * BLOCK + t] = _mm512_loadu_si512(bias + g * LANES);
-    const int8_t *second = packed + (size_t)dim * LANES;
+    __m512i acc[BLOCK];
+    for (int t = 0; t < n; t++) acc[t] = _mm512_loadu_si512(bias);
     int d = 0;
     do {
-        __m512i q0 = _mm512_loadu_si512(packed + (size_t)d * LANES), q1 = q0;
-        if (groups == 2) q1 = _mm512_loadu_si512(second + (size_t)d * LANES);
+        __m512i q = _mm512_loadu_si512(packed + (size_t)d * LANES);
 #pragma GCC unroll 8
         for (int t = 0; t < n; t++) {
             int32_t four;
             memcpy(&four, rows + (size_t)t * dim + d, 4);
-            __m512i row = _mm512_set1_epi32(four);
-            MULTIPLY_ADD(acc[t], row, q0);
-            if (groups == 2) MULTIPLY_ADD(acc[BLOCK + t], row, q1);
+            MULTIPLY_ADD(acc[t], _mm512_set1_epi32(four), q);
         }
         d += 4;
     } while (d < dim);
-    for (int g = 0; g < groups; g++) {
-        __m512 top = _mm512_loadu_ps(best + g * LANES);
+    __m512 top = _mm512_loadu_ps(best);
 #pragma GCC unroll 8
-        for (int t = 0; t < n; t++)
-            top = _mm512_max_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(acc[g * BLOCK + t]), _mm512_set1_ps(scales[t])), top);
-        _mm512_storeu_ps(best + g * LANES, top);
-    }
+    for (int t = 0; t < n; t++)
+        top = _mm512_max_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(acc[t]), _mm512_set1_ps(scales[t])), top);
+    _mm512_storeu_ps(best, top);
 }
 
 VNNI static void score_vnni(const uint8_t *rows, int n, int groups, int dim, const void *query, const int32_t *bias,
                             const float *scales, float *best) {
-    for (int g = 0; g < groups; g += 2) {
-        const int8_t *packed = (const int8_t *)query + (size_t)g * dim * LANES;
-        const int32_t *from = bias + g * LANES;
-        float *to = best + g * LANES;
-        if (n == 1) {
-            if (groups - g == 1) score_block(rows, 1, 1, dim, packed, from, scales, to);
-            else score_block(rows, 1, 2, dim, packed, from, scales, to);
-            continue;
+    for (int g = 0; g < groups; g++, bias += LANES, best += LANES) {
+        const int8_t *packed = (const int8_t *)query + (size_t)g * dim * LANES; /* (dim / 4, LANES, 4) */
+        if (n == 1) score_block(rows, 1, dim, packed, bias, scales, best);
+        for (int t = 0; t + BLOCK <= n; t += BLOCK)
+            score_block(rows + (size_t)t * dim, BLOCK, dim, packed, bias, scales + t, best);
+    }
+}
+
+/* Four rows, so that the same four bytes of each lie side by side: (padded / CHUNK, 16, 4 rows, 4). */
+VNNI static void interleave(const uint8_t *rows, int dim, uint8_t *out) {
+    for (int d = 0; d < dim; d += CHUNK, out += 4 * CHUNK) {
+        __mmask64 keep = dim - d >= CHUNK ? ~0ULL : (1ULL << (dim - d)) - 1;
+        __m512i a = _mm512_maskz_loadu_epi8(keep, rows + d), b = _mm512_maskz_loadu_epi8(keep, rows + dim + d);
+        __m512i c = _mm512_maskz_loadu_epi8(keep, rows + 2 * dim + d);
+        __m512i e = _mm512_maskz_loadu_epi8(keep, rows + 3 * dim + d);
+        __m512i low0 = _mm512_unpacklo_epi32(a, b), high0 = _mm512_unpackhi_epi32(a, b);
+        __m512i low1 = _mm512_unpacklo_epi32(c, e), high1 = _mm512_unpackhi_epi32(c, e);
+        _mm512_storeu_si512(out, _mm512_unpacklo_epi64(low0, low1));
+        _mm512_storeu_si512(out + 64, _mm512_unpackhi_epi64(low0, low1));
+        _mm512_storeu_si512(out + 128, _mm512_unpacklo_epi64(high0, high1));
+        _mm512_storeu_si512(out + 192, _mm512_unpackhi_epi64(high0, high1));
+    }
+}
+
+/* `sets` times four interleaved rows with `quads` times four query tokens; both are constants after inlining. */
+VNNI static inline __attribute__((always_inline)) void score_quads(const uint8_t *woven, int sets, int quads, int padded,
+                                                                   const int8_t *packed, const int32_t *bias,
+                                                                   const float *scales, float *best) {
+    __m512i acc[MOST_QUADS * MOST_SETS];
+    for (int k = 0; k < quads; k++)
+        for (int s = 0; s < sets; s++) acc[k * MOST_SETS + s] = _mm512_loadu_si512(bias + k * LANES);
+    int d = 0;
+    do {
+        __m512i row[MOST_SETS];
+#pragma GCC unroll 4
+        for (int s = 0; s < sets; s++)
+            row[s] = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(woven + 4 * ((size_t)s * padded + d))));
+#pragma GCC unroll 6
+        for (int k = 0; k < quads; k++) {
+            __m512i q = _mm512_loadu_si512(packed + ((size_t)k * padded + d) * LANES);
+#pragma GCC unroll 4
+            for (int s = 0; s < sets; s++) MULTIPLY_ADD(acc[k * MOST_SETS + s], row[s], q);
         }
-        for (int t = 0; t < n; t += BLOCK) {
-            const uint8_t *block = rows + (size_t)t * dim;
-            if (groups - g == 1) score_block(block, BLOCK, 1, dim, packed, from, scales + t, to);
-            else score_block(block, BLOCK, 2, dim, packed, from, scales + t, to);
+        d += 4;
+    } while (d < padded);
+#pragma GCC unroll 6
+    for (int k = 0; k < quads; k++) {
+        __m512 top = _mm512_loadu_ps(best + k * LANES);
+#pragma GCC unroll 4
+        for (int s = 0; s < sets; s++) {
+            __m512 scale = _mm512_broadcast_f32x4(_mm_loadu_ps(scales + 4 * s));
+            top = _mm512_max_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(acc[k * MOST_SETS + s]), scale), top);
         }
+        _mm512_storeu_ps(best + k * LANES, top);
+    }
+}
+
+VNNI static void score_sets(const uint8_t *woven, int sets, int quads, int padded, const int8_t *packed,
+                            const int32_t *bias, const float *scales, float *best) {
+#define CASE(k) \
+    case k: \
+        if (sets == MOST_SETS) score_quads(woven, MOST_SETS, k, padded, packed, bias, scales, best); \
+        else score_quads(woven, MOST_SETS / 2, k, padded, packed, bias, scales, best); \
+        break;
+    for (int from = 0; from < quads; from += MOST_QUADS) {
+        switch (quads - from < MOST_QUADS ? quads - from : MOST_QUADS) { CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) }
+        packed += (size_t)MOST_QUADS * padded * LANES;
+        bias += MOST_QUADS * LANES;
+        best += MOST_QUADS * LANES;
+    }
+#undef CASE
+}
+
+/* n rows, a multiple of BLOCK, with all quads. woven: room for 4 * MOST_SETS rows. */
+VNNI static void score_tile(const uint8_t *rows, int n, int dim, const quad_tokens *tokens, const float *scales,
+                            uint8_t *woven) {
+    for (int t = 0; t < n;) {
+        int sets = n - t >= 4 * MOST_SETS ? MOST_SETS : MOST_SETS / 2;
+        for (int s = 0; s < sets; s++)
+            interleave(rows + (size_t)(t + 4 * s) * dim, dim, woven + (size_t)4 * s * tokens->padded);
+        score_sets(woven, sets, tokens->quads, tokens->padded, tokens->packed, tokens->bias, scales + t, tokens->best);
+        t += 4 * sets;
     }
 }
 #endif
@@ -271,15 +378,23 @@ int hr_maxsim(int path, int dim, int bits, const uint8_t *levels, const uint8_t 
     int n_tokens = (int)bounds[n_queries], groups = (n_tokens + LANES - 1) / LANES, width = dim * bits / 8;
     int tile = TILE_BYTES / dim / BLOCK * BLOCK;
     if (tile < BLOCK) tile = BLOCK;
-    void *packed = calloc((size_t)groups, packed_bytes(path, dim));
-    int32_t *bias = calloc((size_t)groups * LANES, sizeof *bias);
-    float *best = malloc((size_t)groups * LANES * 2 * sizeof *best), *base = best + groups * LANES;
-    uint8_t *decoded = malloc((size_t)tile * dim);
-    float *tile_scales = malloc((size_t)tile * sizeof *tile_scales);
-    if (!packed || !bias || !best || !decoded || !tile_scales) {
-        free(packed), free(bias), free(best), free(decoded), free(tile_scales);
+    void *packed = lines(groups * packed_bytes(path, dim));
+    int32_t *bias = lines((size_t)groups * LANES * sizeof *bias);
+    float *best = lines((size_t)groups * LANES * 2 * sizeof *best), *base = best + groups * LANES;
+    uint8_t *decoded = lines((size_t)tile * dim);
+    float *tile_scales = lines((size_t)tile * sizeof *tile_scales);
+    /* quads, their bias and maxima, and interleaved rows, in one piece */
+    quad_tokens quads = {(n_tokens + 3) / 4, (dim + CHUNK - 1) / CHUNK * CHUNK, NULL, NULL, NULL};
+    size_t quad_lanes = path == PATH_VNNI ? (size_t)quads.quads * LANES : 0;
+    quads.packed = lines(quad_lanes * (quads.padded + 8) + (size_t)4 * MOST_SETS * quads.padded);
+    if (!packed || !bias || !best || !decoded || !tile_scales || !quads.packed) {
+        free(packed), free(bias), free(best), free(decoded), free(tile_scales), free(quads.packed);
         return -1;
     }
+    quads.bias = (int32_t *)(quads.packed + quad_lanes * quads.padded);
+    quads.best = (float *)(quads.bias + quad_lanes);
+    uint8_t *woven = (uint8_t *)(quads.best + quad_lanes);
+    if (quad_lanes) pack_quads(queries, n_tokens, dim, &quads);
     pack(queries, n_tokens, dim, path, packed, bias);
     decode_function decode = decoder(path);
     score_function score = scorer(path);
@@ -290,6 +405,7 @@ int hr_maxsim(int path, int dim, int bits, const uint8_t *levels, const uint8_t 
             continue;
         }
         for (int i = 0; i < groups * LANES; i++) best[i] = base[i] = -INFINITY;
+        for (size_t i = 0; i < quad_lanes; i++) quads.best[i] = -INFINITY;
         for (int64_t start = from; start < to; start += tile) {
             int n = (int)(to - start < tile ? to - start : tile);
             const uint8_t *tile_codes = codes + (size_t)start * width;
@@ -300,8 +416,10 @@ int hr_maxsim(int path, int dim, int bits, const uint8_t *levels, const uint8_t 
                 memcpy(decoded + (size_t)n * dim, decoded + (size_t)(n - 1) * dim, (size_t)dim);
                 tile_scales[n] = tile_scales[n - 1];
             }
-            score(decoded, n, groups, dim, packed, bias, tile_scales, best);
+            if (quad_lanes) score_tile(decoded, n, dim, &quads, tile_scales, woven);
+            else score(decoded, n, groups, dim, packed, bias, tile_scales, best);
         }
+        if (quad_lanes) collect_quads(&quads, n_tokens, best);
         score(means + (size_t)passage * dim, 1, groups, dim, packed, bias, mean_scales + passage, base);
         for (int64_t q = 0; q < n_queries; q++) {
             double sum = 0;
@@ -309,7 +427,7 @@ int hr_maxsim(int path, int dim, int bits, const uint8_t *levels, const uint8_t 
             out[q * n_rows + r] = (float)sum;
         }
     }
-    free(packed), free(bias), free(best), free(decoded), free(tile_scales);
+    free(packed), free(bias), free(best), free(decoded), free(tile_scales), free(quads.packed);
     return 0;
 }
 
@@ -370,9 +488,9 @@ static int probe_centroids(int path, int dim, const uint8_t *centroids, const fl
                            const int8_t *query, int n_tokens, int n_probe, int32_t *chosen, float *values,
                            float *next) {
     int groups = (n_tokens + LANES - 1) / LANES, lanes = groups * LANES, n_blocks = n_centroids / BLOCK, status = -1;
-    void *packed = calloc((size_t)groups, packed_bytes(path, dim));
-    int32_t *bias = calloc((size_t)lanes, sizeof *bias);
-    float *tops = malloc((size_t)n_blocks * lanes * sizeof *tops); /* best of each block for each lane */
+    void *packed = lines(groups * packed_bytes(path, dim));
+    int32_t *bias = lines((size_t)lanes * sizeof *bias);
+    float *tops = lines((size_t)n_blocks * lanes * sizeof *tops); /* best of each block for each lane */
     found *items = malloc(((size_t)n_blocks + (size_t)BLOCK * n_blocks) * sizeof *items), *close = items + n_blocks;
     if (packed && bias && tops && items) {
         pack(query, n_tokens, dim, path, packed, bias);

@@ -14,8 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hiperrag.files import atomic_directory, sha256_file
-from hiperrag.index import kernels
-from hiperrag.index.candidates import build_candidates
+from hiperrag.index import gpu, kernels
 from hiperrag.index.codec import Bits, Codec, FloatArray, TokenCodes
 from hiperrag.index.lexical import write_lexical
 from hiperrag.index.passages import write_passages
@@ -42,7 +41,7 @@ def encode_piece(
 ) -> Piece:
     """Compress token vectors (offsets[-1], dim); rows offsets[i]:offsets[i + 1] belong to passage i."""
     chosen = Codec(tokens.shape[1], bits)
-    return Piece(chosen, chosen.encode(tokens, offsets), pooled)
+    return Piece(chosen, gpu.encode(chosen, tokens, offsets), pooled)
 
 
 def select(piece: Piece, rows: npt.NDArray[np.int64]) -> Piece:
@@ -101,7 +100,7 @@ def write_shard(
     with atomic_directory(folder) as temporary:
         writer = ArrayWriter(temporary)
         tokens, pooled = _write_tokens(writer, itertools.chain([first], remaining), first.codec, n_passages, n_tokens)
-        lists = build_candidates(tokens)
+        lists = gpu.build_candidates(tokens)
         for field in dataclasses.fields(lists):
             writer.write(field.name, getattr(lists, field.name))
         if pooled:

@@ -12,7 +12,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -121,18 +121,18 @@ class RankSearcher(Searcher):
         n, alone = len(queries), len(queries) == 1
 
         def look(query: _Query) -> Found:
-            return best_of(self._listed(self.candidates(query[0], effort, allowed, parallel=alone)), effort.n)
+            return self._listed(self.candidates(query[0], effort, allowed, parallel=alone)).best(effort.n)
 
         gathered = self._exchange(lambda: self._map(look, queries), n, to_all=True)
-        found = [best_of(one, effort.n) for one in gathered]
+        found = [one.best(effort.n) for one in gathered]
         if queries[0][1] is not None:
             by_words = self._exchange(lambda: [self._by_words(query, allowed) for query in queries], n, to_all=True)
-            added = [best_of(one, LEXICAL_CANDIDATES) for one in by_words]
+            added = [one.best(LEXICAL_CANDIDATES) for one in by_words]
             found = [one.united(more.shards, more.rows) for one, more in zip(found, added, strict=True)]
 
         def score(pair: tuple[_Query, Found]) -> Found:
             (codes, words), found = pair
-            return best_of(self._fuse(self._listed(self.score(codes, self._own(found))), codes, words), k)
+            return self._fuse(self._listed(self.score(codes, self._own(found))), codes, words).best(k)
 
         return self._exchange(lambda: self._map(score, list(zip(queries, found, strict=True))), n, to_all=False)
 
@@ -140,8 +140,7 @@ class RankSearcher(Searcher):
         def compute() -> list[Found]:
             scored = self.score_all([codes for codes, _ in queries], allowed)
             return [
-                best_of(self._fuse(self._listed(found), *query), k)
-                for query, found in zip(queries, scored, strict=True)
+                self._fuse(self._listed(found), *query).best(k) for query, found in zip(queries, scored, strict=True)
             ]
 
         return self._exchange(compute, len(queries), to_all=False)
@@ -212,14 +211,6 @@ class RankSearcher(Searcher):
         return Found(shards[own], found.rows[own], found.values[own])
 
 
-def best_of(found: Found, n: int) -> Found:
-    """`found.best(n)`, without sorting what cannot be among the best."""
-    if len(found.values) > n:
-        kept = found.values >= np.partition(found.values, len(found.values) - n)[len(found.values) - n]
-        found = Found(found.shards[kept], found.rows[kept], found.values[kept])
-    return found.best(n)
-
-
 def _pack(found: Sequence[Found]) -> npt.NDArray[np.void]:
     joined = join(found)
     packed = np.empty(len(joined.rows), dtype=_FOUND)
@@ -236,15 +227,18 @@ def _unpack(packed: npt.NDArray[np.void], counts: npt.NDArray[np.int64]) -> list
 
 
 class RemoteShard:
-    """What rank 0 needs of a shard that some rank searches."""
+    """What rank 0 needs of a shard that some rank searches; open from the start, as a `Shard` is."""
 
-    def __init__(self, source: Source, n_passages: int) -> None:
+    def __init__(self, source: Source, n_passages: int, has_text: bool) -> None:
         self.folder, self.deleted, self.n_passages = source.folder, source.deleted, n_passages
+        self._passages = PassageStore(source.folder, n_passages) if has_text else None
 
-    @cached_property
+    @property
     def passages(self) -> PassageStore:
-        """The passages themselves, opened when first asked for."""
-        return PassageStore(self.folder, self.n_passages)
+        """The passages themselves; UserError in an index of vectors alone."""
+        if self._passages is None:
+            raise UserError(f"{self.folder}: holds vectors without their passages")
+        return self._passages
 
 
 class DistributedSearcher:
@@ -252,8 +246,12 @@ class DistributedSearcher:
 
     def __init__(self, ranks: Ranks, sources: Sequence[Source]) -> None:
         self._ranks = ranks
-        self._place, sizes, self._codec = ranks.call(_Open(sources))
-        self.shards = [RemoteShard(source, n_passages) for source, n_passages in zip(sources, sizes, strict=True)]
+        opened = ranks.call(_Open(sources))
+        self._place, self._codec = opened.place, opened.codec
+        self.shards = [
+            RemoteShard(source, n_passages, opened.has_text)
+            for source, n_passages in zip(sources, opened.sizes, strict=True)
+        ]
 
     def search(
         self,
@@ -288,26 +286,38 @@ class DistributedSearcher:
         return [mask is not None for mask in chosen], np.concatenate([np.empty(0, np.uint8), *bits])
 
 
+class _Opened(NamedTuple):
+    """place: of the searcher in `Ranks.kept`; sizes: passages of each shard."""
+
+    place: int
+    sizes: list[int]
+    codec: Codec
+    has_text: bool
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Open:
-    """Each rank opens its shards. Gives the searcher's place in `Ranks.kept`, the passages of each shard, the codec."""
+    """Each rank opens its shards."""
 
     sources: Sequence[Source]
 
-    def __call__(self, ranks: Ranks) -> tuple[int, list[int], Codec]:
+    def __call__(self, ranks: Ranks) -> _Opened:
         numbers = deal([source.n_tokens for source in self.sources], ranks.size)[ranks.communicator.rank]
         shards: list[Shard] = []
 
-        def open_them() -> list[tuple[int, int, Codec]]:
+        def open_them() -> list[tuple[int, int, Codec, bool]]:
             shards.extend(Shard(self.sources[number].folder, self.sources[number].deleted) for number in numbers)
-            return [(number, shard.n_passages, shard.codec) for number, shard in zip(numbers, shards, strict=True)]
+            return [
+                (number, shard.n_passages, shard.codec, shard.description.has_text)
+                for number, shard in zip(numbers, shards, strict=True)
+            ]
 
         opened = sorted((one for some in ranks.agree(open_them) for one in some), key=lambda one: one[0])
-        if len({codec.dim for _, _, codec in opened}) > 1:
+        _, sizes, codecs, has_text = (list(column) for column in zip(*opened, strict=True))
+        if len({codec.dim for codec in codecs}) > 1:
             raise UserError(f"{self.sources[0].folder.parent}: shards of different encoders; index again")
-        sizes = [size for _, size, _ in opened]
         ranks.kept.append(RankSearcher(ranks, shards, numbers, self.sources, sizes))
-        return len(ranks.kept) - 1, sizes, opened[0][2]
+        return _Opened(len(ranks.kept) - 1, sizes, codecs[0], all(has_text))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -131,7 +131,7 @@ def candidates(
     n_passages = len(tokens.mean_scales)
     n, n_first = min(effort.n, n_passages), min(max(effort.n, effort.n_first), n_passages)
     n_probe = min(effort.n_probe, len(lists.centroids))
-    query_sum, sum_scale = _sum_query(query, effort.mean_weight)
+    query_sum, sum_scale = sum_query(query, effort.mean_weight)
     if kernel() == "numpy":
         return fallback.candidates(tokens, lists, query, allowed, unlisted, query_sum, sum_scale, n_probe, n_first, n)
     rows, estimates = np.empty(n, dtype=np.int64), np.empty(n, dtype=np.float32)
@@ -196,7 +196,7 @@ def passage_checksums(tokens: TokenArrays, rows: Rows | range) -> npt.NDArray[np
     return (sums ^ (sums >> np.uint64(32))).astype(np.uint32)
 
 
-def _sum_query(query: QueryCodes, weight: float) -> tuple[npt.NDArray[np.int16], np.float32]:
+def sum_query(query: QueryCodes, weight: float) -> tuple[npt.NDArray[np.int16], np.float32]:
     """Sum of the query's tokens as integers whose products with a mean fit 32 bits, and their unit times `weight`."""
     total = query.scales.astype(np.float64) @ query.values
     limit = min(32_767, (1 << 31) // (128 * query.values.shape[1]) - 1)

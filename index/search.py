@@ -16,6 +16,7 @@ from typing import Literal, TypeVar
 import numpy as np
 
 from hiperrag.errors import UserError
+from hiperrag.index import gpu
 from hiperrag.index.codec import FloatArray, QueryCodes
 from hiperrag.index.fusion import LEXICAL_CANDIDATES, fuse
 from hiperrag.index.kernels import Effort
@@ -59,8 +60,12 @@ class Found:
 
     def best(self, k: int) -> Found:
         """The k with the highest values, best first; equal values in shard and row order."""
-        order = np.lexsort((self.rows, self.shards, -self.values))[:k]
-        return Found(self.shards[order], self.rows[order], self.values[order])
+        found = self
+        if len(self.values) > k > 0:  # sort only what can be among the best
+            kept = self.values >= np.partition(self.values, len(self.values) - k)[len(self.values) - k]
+            found = Found(self.shards[kept], self.rows[kept], self.values[kept])
+        order = np.lexsort((found.rows, found.shards, -found.values))[:k]
+        return Found(found.shards[order], found.rows[order], found.values[order])
 
     def united(self, shards: Rows, rows: Rows) -> Found:
         """These and other passages, each once; without values."""
@@ -111,6 +116,8 @@ class Searcher:
         self.shards = shards
         self.threads = threads or len(os.sched_getaffinity(0))
         self._pool = ThreadPoolExecutor(self.threads) if self.threads > 1 else None
+        self._asked = 0
+        self._gpu_tried = False
 
     def search(
         self,
@@ -129,6 +136,8 @@ class Searcher:
         effort = effort_of(quality, k)
         allowed = self.allowed(masks)
         words = [self.lexical.query(text) for text in texts] if texts else [None] * len(coded)
+        if self._on_device(len(coded)) and (effort or not texts):
+            return self._search_together(coded, words, k, effort, allowed)
         if effort is None:
             step = max(1, _EXACT_SCORES // max(1, sum(shard.n_passages for shard in self.shards)))
             matches = []
@@ -143,6 +152,58 @@ class Searcher:
             return self._search_one(*one, k, effort, allowed, parallel)
 
         return self._map(search_one, list(zip(coded, words, strict=True)))
+
+    def _on_device(self, n_queries: int) -> bool:
+        """Whether all shards are on GPUs; they are put there when enough was asked to make up for the loading."""
+        self._asked += n_queries
+        if not self._gpu_tried and gpu.pays(self._asked):
+            self._gpu_tried = True
+            gpu.accelerate(self.shards)
+        return all(shard.on_device for shard in self.shards)
+
+    def _search_together(
+        self,
+        queries: Sequence[QueryCodes],
+        words: Sequence[LexicalQuery | None],
+        k: int,
+        effort: Effort | None,
+        allowed: Masks,
+    ) -> list[list[Match]]:
+        """As `search`, all queries at once, for shards on GPUs."""
+        matches = []
+        step = max(1, _EXACT_SCORES // (len(self.shards) * (effort.n if effort else k)))
+        for start in range(0, len(queries), step):
+            some, asked = queries[start : start + step], words[start : start + step]
+            found = self._score_together(some, asked, effort, allowed) if effort else self._best(some, k, allowed)
+            matches += [self._fuse(*one).matches(k) for one in zip(found, some, asked, strict=True)]
+        return matches
+
+    def _best(self, queries: Sequence[QueryCodes], k: int, allowed: Masks) -> list[Found]:
+        return self._of_each(lambda number: self.shards[number].best(queries, k, allowed[number]))
+
+    def _score_together(
+        self, queries: Sequence[QueryCodes], words: Sequence[LexicalQuery | None], effort: Effort, allowed: Masks
+    ) -> list[Found]:
+        shards = self.shards
+        estimated = self._of_each(lambda n: shards[n].candidates_of_each(queries, allowed[n], effort))
+        found = [one.best(effort.n) for one in estimated]
+        for number, asked in enumerate(words):
+            if asked:
+                found[number] = found[number].united(*asked.search(LEXICAL_CANDIDATES, allowed)[:2])
+
+        def score(number: int) -> list[tuple[Rows, FloatArray]]:
+            rows = [np.sort(one.rows[one.shards == number]) for one in found]
+            return list(zip(rows, shards[number].maxsim_of_each(queries, rows), strict=True))
+
+        return self._of_each(score)
+
+    def _of_each(self, find: Callable[[int], Sequence[tuple[Rows, FloatArray]]]) -> list[Found]:
+        """What `find` gives for each query in each shard, by query."""
+        by_shard = self._map(find, range(len(self.shards)))
+        return [
+            join([Found(np.full(len(rows), shard), rows, values) for shard, (rows, values) in enumerate(of_query)])
+            for of_query in zip(*by_shard, strict=True)
+        ]
 
     def _search_one(
         self, query: QueryCodes, words: LexicalQuery | None, k: int, effort: Effort, allowed: Masks, parallel: bool

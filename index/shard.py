@@ -16,11 +16,13 @@ words when they are first asked for, a passage's vectors and text when they are 
 
 from __future__ import annotations
 
+import contextlib
+import resource
 import threading
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +36,9 @@ from hiperrag.index.passages import COLUMNS, ROWS, PassageStore
 from hiperrag.index.storage import Files, damaged, first_line, open_array, read_description
 from hiperrag.index.vectors import BLOCK_ROWS, CandidateArrays, TokenArrays
 
+if TYPE_CHECKING:
+    from hiperrag.index.gpu.shard import DeviceShard
+
 Rows = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 POOLED = "pooled.faiss"
@@ -46,10 +51,14 @@ ARRAYS = (
 class Shard:
     """A shard opened for reading. Vectors and text stay on disk and are paged in as they are needed.
 
-    `deleted`: (n_passages,) bool, passages that count as gone, or None.
+    `deleted`: (n_passages,) bool, passages that count as gone, or None. `on_device`: the vectors on a GPU, where
+    `gpu.accelerate` put them, and None elsewhere.
     """
 
+    on_device: DeviceShard | None = None
+
     def __init__(self, folder: Path, deleted: Mask | None = None) -> None:
+        _allow_many_files()
         self.folder = folder
         self.description = described = read_description(folder)
         if set(ARRAYS) - set(described.arrays) or described.bits not in BITS:
@@ -146,17 +155,47 @@ class Shard:
 
         See `kernels.candidates`.
         """
+        return self.candidates_of_each([query], allowed, effort)[0]
+
+    def candidates_of_each(
+        self, queries: Sequence[QueryCodes], allowed: Mask | None, effort: Effort
+    ) -> list[tuple[Rows, FloatArray]]:
+        """`candidates` of each query."""
         n_allowed = self.n_passages if allowed is None else int(np.count_nonzero(allowed))
-        if n_allowed > effort.n_first:
-            found = kernels.candidates(self.tokens, self.lists, query, allowed, effort)
-            if len(found[0]) == effort.n:
-                return found
-        return kernels.candidates(self.tokens, self.lists, query, allowed, effort, unlisted=True)
+        if n_allowed <= effort.n_first:
+            return self._estimate(queries, allowed, effort, unlisted=True)
+        found = self._estimate(queries, allowed, effort, unlisted=False)
+        few = [number for number, (rows, _) in enumerate(found) if len(rows) < effort.n]
+        if few:
+            again = self._estimate([queries[number] for number in few], allowed, effort, unlisted=True)
+            for number, complete in zip(few, again, strict=True):
+                found[number] = complete
+        return found
+
+    def _estimate(
+        self, queries: Sequence[QueryCodes], allowed: Mask | None, effort: Effort, unlisted: bool
+    ) -> list[tuple[Rows, FloatArray]]:
+        if self.on_device:
+            return self.on_device.candidates(queries, allowed, effort, unlisted)
+        return [kernels.candidates(self.tokens, self.lists, query, allowed, effort, unlisted) for query in queries]
 
     def maxsim(self, queries: Sequence[QueryCodes], rows: Rows | range) -> FloatArray:
         """MaxSim of each query with the passages at `rows`, (n_queries, n_rows); UserError if one is damaged."""
+        if self.on_device:
+            return self.on_device.maxsim(queries, rows)
         self.check(rows)
         return kernels.maxsim(self.tokens, queries, rows)
+
+    def maxsim_of_each(self, queries: Sequence[QueryCodes], rows: Sequence[Rows]) -> list[FloatArray]:
+        """MaxSim of each query with the passages of its own list; UserError if one is damaged."""
+        if self.on_device:
+            return self.on_device.maxsim_of_each(queries, rows)
+        return [self.maxsim([query], listed)[0] for query, listed in zip(queries, rows, strict=True)]
+
+    def best(self, queries: Sequence[QueryCodes], k: int, allowed: Mask | None) -> list[tuple[Rows, FloatArray]]:
+        """For each query the k of all allowed passages with the highest MaxSim, best first; for shards on a GPU."""
+        assert self.on_device
+        return self.on_device.best(queries, k, allowed)
 
     def check(self, rows: Rows | range) -> None:
         """Compare the vectors of passages not read before with their checksums; UserError if one is damaged."""
@@ -193,6 +232,8 @@ class Shard:
 
         pooled: (pooled_dim,).
         """
+        if self.on_device and self.on_device.pooled_fits(self.description.pooled_dim):
+            return self.on_device.search_pooled(self.pooled_vectors, pooled, k, allowed)
         import faiss
 
         with _FAISS_LOCK:
@@ -213,6 +254,14 @@ class Shard:
 
 
 _FAISS_LOCK = threading.Lock()
+
+
+def _allow_many_files() -> None:
+    """Raise the process's limit of open files as far as it may: Python keeps a descriptor for each mapped file."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(OSError, ValueError):  # some systems refuse what they call unlimited
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def open_shards(folders: Sequence[Path], deleted: Sequence[Mask | None] | None = None) -> list[Shard]:

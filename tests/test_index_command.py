@@ -61,9 +61,10 @@ def reference(tmp_path_factory, examples, models):
 
 def test_every_paper_becomes_a_document_and_the_counts_add_up(reference, examples):
     path, (passages, found), summary = reference
-    counts = json.loads(hiperrag("info", path, "--json").stdout)["counts"]
+    facts = json.loads(hiperrag("info", path, "--json").stdout)
+    counts = facts["counts"]
     papers = list(examples.glob("*.pdf"))
-    assert counts["inputs"] == counts["documents"] == len(papers)
+    assert counts["inputs"] == counts["documents"] == facts["documents"] == len(papers)
     assert counts["quarantined"] == counts["truncated"] == 0
     assert counts["passages"] == len(passages)
     assert f"{len(papers)} documents" in summary
@@ -103,6 +104,31 @@ def test_files_added_later_are_indexed_alone(tmp_path, examples, models):
     assert second.counts.documents == 5
     assert "left out: 1 files" in summary
     assert [Path(left_out).name for left_out, _ in second.duplicates] == ["copy of the first.pdf"]
+
+
+def test_a_deleted_paper_is_found_no_more_whatever_comes_after(tmp_path, examples, reference):
+    path, (_, found), _ = reference
+    collection, merged = tmp_path / "collection", tmp_path / "merged"
+    shutil.copytree(path, collection)
+    best = json.loads(hiperrag("search", collection, QUESTIONS[0], "-k", "1", "--json").stdout)["hits"][0]["document"]
+    assert hiperrag("delete", collection, best).stdout.split("\n") == [best, ""]
+
+    def assert_gone(root: Path) -> None:
+        facts = json.loads(hiperrag("info", root, "--json").stdout)
+        assert facts["documents"] == len(list(examples.glob("*.pdf"))) - 1
+        for way in (["--exact"], ["--quality", "fast", "--hybrid"]):
+            hits = json.loads(hiperrag("search", root, QUESTIONS[0], *way, "--json").stdout)["hits"]
+            assert len(hits) == len(found[0])
+            assert best not in {hit["document"] for hit in hits}
+
+    assert_gone(collection)
+    hiperrag("compact", collection)
+    shards = Collection(collection).manifest().shards
+    hiperrag("index", examples, "--to", collection)
+    assert Collection(collection).manifest().shards == shards, "nothing is indexed again"
+    hiperrag("merge", collection, "--to", merged)
+    assert_gone(merged)
+    assert hiperrag("doctor", merged).stdout.count("BAD") == 0
 
 
 def test_archives_ready_text_and_folders_mix(tmp_path, examples, models):

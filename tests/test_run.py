@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import errno
-import json
 import random
-from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
+from collection_helpers import InlinePool, index, shards_of, use_inline_pool, write_rows
 
 from hiperrag.answering.retrieval import Retriever
 from hiperrag.collection import Collection
@@ -16,50 +15,13 @@ from hiperrag.errors import UserError
 from hiperrag.records import read_passages, read_quarantined
 from hiperrag.workflows import run
 from hiperrag.workflows.pool import WorkerLostError
-from hiperrag.workflows.settings import IndexSettings, PartSettings
+from hiperrag.workflows.settings import IndexSettings
 from hiperrag.workflows.sites import load_site
-
-PARTS = PartSettings(rows_per_part=4, parts_per_shard=3)
-
-
-class InlinePool:
-    """Runs each task when its result is asked for; `fault(stage function name, call number)` may raise first."""
-
-    fault = staticmethod(lambda name, call: None)
-    calls = 0
-
-    def __init__(self, site, run_dir, n_tasks):
-        self.tasks = []
-
-    @property
-    def in_flight(self):
-        return len(self.tasks)
-
-    def submit(self, tag, function, *arguments):
-        self.tasks.append((tag, function, arguments))
-
-    def finished(self, timeout):
-        if not self.tasks:
-            return
-        tag, function, arguments = self.tasks.pop(0)
-        future: Future[object] = Future()
-        try:
-            InlinePool.calls += 1
-            InlinePool.fault(function.__name__, InlinePool.calls)
-            future.set_result(function(*arguments))
-        except Exception as error:
-            future.set_exception(error)
-        yield tag, future
-
-    def close(self):
-        self.tasks.clear()
 
 
 @pytest.fixture(autouse=True)
 def inline(monkeypatch, models):
-    monkeypatch.setattr(run, "Pool", InlinePool)
-    InlinePool.fault = staticmethod(lambda name, call: None)
-    InlinePool.calls = 0
+    use_inline_pool(monkeypatch)
 
 
 @pytest.fixture
@@ -70,17 +32,7 @@ def corpus(tmp_path):
 
 
 def write(path: Path, n: int, word: str = "sample") -> None:
-    rows = ({"_id": f"r{i}", "text": f"The {word} {i} weighs {i} g."} for i in range(n))
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
-def index(source: Path, to: Path, **changes) -> run.Summary:
-    settings = {"parts": PARTS} | changes
-
-    def override(old: IndexSettings) -> IndexSettings:
-        return old.model_copy(update=settings)
-
-    return run.index_sources([str(source)], to, load_site("local"), override, quiet=True)
+    write_rows(path, [{"_id": f"r{i}", "text": f"The {word} {i} weighs {i} g."} for i in range(n)])
 
 
 def texts(root: Path) -> list[tuple[str, str]]:
@@ -93,10 +45,9 @@ def texts(root: Path) -> list[tuple[str, str]]:
     ]
 
 
-def vectors(root: Path) -> list[bytes]:
-    collection = Collection(root)
-    names = [shard.name for shard in collection.manifest().shards]
-    return [(collection.shard_path(name) / "tokens.npy").read_bytes() for name in names]
+def vectors(root: Path) -> list[dict[str, bytes]]:
+    """Every file of every shard."""
+    return [{path.name: path.read_bytes() for path in folder.iterdir()} for folder in shards_of(root)]
 
 
 def test_a_run_that_dies_anywhere_is_resumed_to_the_same_vectors(corpus, tmp_path):
@@ -215,7 +166,7 @@ def test_a_changed_file_replaces_its_documents(corpus, tmp_path):
 
 def test_a_second_writer_is_refused(corpus, tmp_path):
     def fault(name: str, call: int) -> None:
-        with pytest.raises(UserError, match="another indexing run"):
+        with pytest.raises(UserError, match="another command is writing"):
             index(corpus, tmp_path / "c")
 
     InlinePool.fault = staticmethod(fault)

@@ -204,9 +204,13 @@ def merge(roots: Sequence[Path], to: Path) -> Manifest:
     target = Collection(to.with_name(f"{TEMPORARY_MARK}merge-{to.name}"))
     target.root.mkdir(parents=True, exist_ok=True)
     with target.sole_writer():
-        target.remove_all()  # a killed merge left it
-        merged = _merge_into(target, sources, manifests)
-        target.root.replace(to)
+        target.remove_all()  # what a killed merge left
+        try:
+            merged = _merge_into(target, sources, manifests)
+            target.root.replace(to)
+        except BaseException:
+            shutil.rmtree(target.root, ignore_errors=True)
+            raise
     return merged
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +12,16 @@ import typer
 
 from hiperrag.cli.searching import WhereOption
 from hiperrag.errors import UserError
+
+
+@contextlib.contextmanager
+def _in_one_line(collection: Path) -> Iterator[None]:
+    """A full disk or a folder that may not be written, told in one line."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(f"{collection}: {reason}; mend it and run the command again") from None
 
 
 def delete(
@@ -26,7 +38,8 @@ def delete(
     from hiperrag.filters import Filter
     from hiperrag.workflows.maintenance import delete_documents
 
-    changed = delete_documents(collection, documents or [], Filter.parse(where) if where else None, undo)
+    with _in_one_line(collection):
+        changed = delete_documents(collection, documents or [], Filter.parse(where) if where else None, undo)
     for document in changed.documents:
         typer.echo(document)
     verb = "brought back" if undo else "deleted"
@@ -46,7 +59,7 @@ def compact(
 
     Collection(collection).manifest()
     stage = StageProgress("compact", "shards", 0)
-    with Progress([stage]) as progress:
+    with _in_one_line(collection), Progress([stage]) as progress:
 
         def report(done: int, total: int) -> None:
             stage.total, stage.done = total, done
@@ -67,7 +80,8 @@ def merge(
     """Merge collections of one encoder into a new one; documents that several hold are kept once."""
     from hiperrag.workflows.maintenance import merge as merge_collections
 
-    merged = merge_collections(collections, to)
+    with _in_one_line(to):
+        merged = merge_collections(collections, to)
     counts = merged.counts
     documents = counts.documents - merged.n_deleted_documents
     print(f"{to}: {documents} documents, {counts.passages} passages in {counts.shards} shards", file=sys.stderr)

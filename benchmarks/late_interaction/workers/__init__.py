@@ -1,0 +1,1 @@
+"""What runs in the engines' own processes; nothing here imports hiperrag except the engine that is ours."""
