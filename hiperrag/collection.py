@@ -225,7 +225,9 @@ class Collection:
                 "rerun that command to resume it"
             ) from None
         except (ValueError, OSError) as error:
-            raise UserError(f"{self.manifest_path}: unreadable ({error}); restore it or index again") from None
+            raise UserError(
+                f"{self.manifest_path}: unreadable ({error}); restore it, or index the sources into a new folder"
+            ) from None
         version = data.get("format") if isinstance(data, dict) else None
         if version != FORMAT_VERSION:
             raise UserError(
@@ -237,7 +239,10 @@ class Collection:
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(step) for step in first["loc"])
-            raise UserError(f"{self.manifest_path}: damaged at {where} ({first['msg']}); index again") from None
+            raise UserError(
+                f"{self.manifest_path}: damaged at {where} ({first['msg']}); "
+                "restore it, or index the sources into a new folder"
+            ) from None
 
     def state(self) -> tuple[int, ...]:
         """Differs after every commit, also after one that brings an earlier manifest back."""

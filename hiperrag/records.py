@@ -184,7 +184,7 @@ def write_records(path: Path, kind: type[Record], records: Iterable[Record]) -> 
     rows = [_row(record) for record in records]
     table = pa.Table.from_pylist(rows, schema=_SCHEMAS[kind])
     with atomic_file(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
+        pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
 
 
 def _row(record: Record) -> dict[str, Any]:

@@ -175,4 +175,4 @@ def first_line(error: Exception) -> str:
 
 def damaged(path: Path, reason: str) -> UserError:
     """The error for a file that is not as it was written."""
-    return UserError(f"{path}: damaged shard ({reason}); run `hiperrag doctor COLLECTION`, then index again")
+    return UserError(f"{path}: damaged shard ({reason}); run `hiperrag doctor COLLECTION`")

@@ -160,7 +160,10 @@ def test_archives_ready_text_and_folders_mix(tmp_path, examples, models):
 @pytest.mark.parametrize("how", ["SIGINT", "SIGTERM", "SIGKILL"])
 def test_an_interrupted_run_is_resumed_to_the_same_collection(how, tmp_path, examples, models, reference):
     collection = tmp_path / "collection"
-    run = subprocess.Popen([*COMMAND, "index", examples, "--to", collection], stderr=subprocess.PIPE, text=True)
+    command = [*COMMAND, "index", examples, "--to", collection]
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background ignores it, and so
+    run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)  # would its children
+    signal.signal(signal.SIGINT, before)
     wait_until(lambda: list(collection.glob("documents/part-*.parquet")) or run.poll() is not None)
     children = workers_of(run)
     run.send_signal(getattr(signal, how))

@@ -34,6 +34,7 @@ from collection_helpers import (
 from killing import run_and_kill
 
 from hiperrag.answering import retrieval
+from hiperrag.cli import doctor
 from hiperrag.cli.info import describe
 from hiperrag.collection import Collection
 from hiperrag.encoders import load_encoder
@@ -166,7 +167,8 @@ def all_of(root: Path, condition) -> dict[str, str]:
     [
         (["r99"], "r99"),
         (["r3", "r99"], "r99"),
-        (["r3", "--where", "colour == 'red'"], "colour"),
+        (["--where", "colour == 'red'"], "colour"),
+        (["r3", "--where", "year > 2000"], "instead"),
         (["--where", "year >"], "year >"),
         ([], "--where"),
     ],
@@ -212,7 +214,7 @@ def test_all_documents_can_be_deleted(root, hiperrag):
     assert documents(root) == 0
     status, _, errors = hiperrag("search", root, "whales")
     assert (status, len(errors)) == (2, 1)
-    assert "no passages" in errors[0]
+    assert "all its passages are deleted" in errors[0]
     delete(root, "r1", undo=True)
     assert living(root) == ["r1"]
     delete(root, "r1")
@@ -762,3 +764,31 @@ def test_a_merge_killed_at_any_moment_leaves_nothing_or_all_and_can_be_made_agai
         assert [path.name for path in place.iterdir()] == ["m"]
         shutil.rmtree(place / "m")
     assert [without_lock(files(root)) for root in three] == before
+
+
+# Healing
+
+
+@pytest.mark.parametrize("damage", ["folder", "file", "cut"])
+def test_indexing_again_makes_a_damaged_shard_anew(damage, own, hiperrag):
+    sources, root = own
+    before, folder = vectors(root), next(iter(shards_of(root)))
+    codes = folder / "codes.npy"
+    if damage == "folder":
+        shutil.rmtree(folder)
+    elif damage == "file":
+        codes.unlink()
+    else:
+        codes.write_bytes(codes.read_bytes()[: codes.stat().st_size // 2])
+    index(sources, root)
+    assert not {"parse", "chunk"} & set(stages_run(root))
+    assert vectors(root) == before
+    assert all(finding.ok is not False for finding in doctor._collection(root))
+
+
+def test_a_damaged_plan_is_told_in_one_line(own, hiperrag):
+    sources, root = own
+    (root / "inputs.parquet").write_bytes(b"PAR1 not a plan")
+    with pytest.raises(UserError, match=r"inputs\.parquet: damaged"):
+        index(sources, root)
+    assert any(finding.ok is False for finding in doctor._collection(root))

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hiperrag.collection import Collection
+from hiperrag.errors import UserError
 from hiperrag.files import atomic_file
 from hiperrag.parsing.sources import Input
 from hiperrag.workflows.settings import PartSettings
@@ -52,7 +53,14 @@ def load_plan(collection: Collection) -> Plan:
     if not collection.inputs_path.is_file():
         return plan
     parts: dict[tuple[int, int], list[Input]] = defaultdict(list)
-    for row in pq.read_table(collection.inputs_path).to_pylist():
+    try:
+        rows = pq.read_table(collection.inputs_path).to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        reason = str(error).splitlines()[0][:200]
+        raise UserError(
+            f"{collection.inputs_path}: damaged ({reason}); restore it, or index the sources into a new folder"
+        ) from None
+    for row in rows:
         shard, part, duplicate_of = row.pop("shard"), row.pop("part"), row.pop("duplicate_of")
         item = Input(**row)
         if duplicate_of:

@@ -15,6 +15,8 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 import hiperrag
 from hiperrag import encoders
 from hiperrag.collection import (
@@ -30,6 +32,7 @@ from hiperrag.collection import (
 from hiperrag.errors import UserError
 from hiperrag.events import EventLog
 from hiperrag.files import fingerprint, write_text_atomic
+from hiperrag.index.shard import Shard as OpenShard
 from hiperrag.machine import describe_machine
 from hiperrag.parsing.sources import Discovery, Input, discover, read_bytes
 from hiperrag.records import Quarantined, read_quarantined, write_records
@@ -114,7 +117,12 @@ def index_sources(
     if to.exists() and not (to.is_dir() and (collection.exists() or _is_resumable(to))):
         raise UserError(f"{to}: exists and is not a collection; name a new folder")
     manifest = collection.manifest() if collection.exists() else None
-    settings = override(IndexSettings.model_validate(manifest.settings) if manifest else IndexSettings())
+    try:
+        settings = override(IndexSettings.model_validate(manifest.settings) if manifest else IndexSettings())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UserError(f"{collection.manifest_path}: damaged at settings.{where} ({first['msg']})") from None
     found = discover(sources, rows_per_input=settings.parts.rows_per_part)
     encoder = encoders.describe(_encoder_spec(manifest, settings))
     collection.root.mkdir(parents=True, exist_ok=True)
@@ -245,12 +253,15 @@ class _Run:
     def _keep_shards(self, planned: list[list[Part]]) -> set[int]:
         """Keep the committed shards that hold just whole planned shards; the numbers of those planned shards.
 
-        A shard written by `hiperrag compact` holds several.
+        A shard written by `hiperrag compact` holds several. One that cannot be opened is made again.
         """
         number_of = {part.names.vectors: number for number, parts in enumerate(planned) for part in parts}
         covered: set[int] = set()
         entries = self.manifest.shards if self.manifest else []
+        self.damaged = {entry.name for entry in entries if not self._can_open(entry)}
         for entry in entries:
+            if entry.name in self.damaged:
+                continue
             numbers = {number_of.get(part.vectors, -1) for part in entry.parts}
             held = [part.names.vectors for number in sorted(numbers - {-1}) for part in planned[number]]
             if held and -1 not in numbers and sorted(held) == sorted(part.vectors for part in entry.parts):
@@ -259,6 +270,13 @@ class _Run:
         self.replaces = len(self.entries) < len(entries)
         return covered
 
+    def _can_open(self, entry: ShardEntry) -> bool:
+        try:
+            return not entry.n_passages or bool(OpenShard(self.collection.shard_path(entry.name)))
+        except UserError as error:
+            self.events.write("shard_damaged", shard=entry.name, message=str(error))
+            return False
+
     def _stored_parts(self) -> dict[str, StoredPart]:
         """Parts whose vectors are in shards that cannot be kept as they are."""
         kept = {entry.name for entry in self.entries.values()}
@@ -266,7 +284,7 @@ class _Run:
         for entry in self.manifest.shards if self.manifest else []:
             first = 0
             for part in entry.parts:
-                if entry.name not in kept and part.vectors:
+                if entry.name not in kept | self.damaged and part.vectors:
                     stored[part.vectors] = StoredPart(entry.name, first, part)
                 first += part.n_rows
         return stored
@@ -303,7 +321,7 @@ class _Run:
         tag = (stage, shard, position)
         if stage == "build":
             task = self._shard_task(shard)
-            if task.name in self.committed:  # the same part failed again
+            if task.name in self.committed and task.name not in self.damaged:  # the same part failed again
                 self._shard_built(shard, self.committed[task.name])
             else:
                 pool.submit(tag, build_shard, self.root, task, self.settings, self.encoder)

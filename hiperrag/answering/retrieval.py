@@ -55,6 +55,11 @@ class Retriever:
             manifest = self.collection.manifest()
             entries = [entry for entry in manifest.shards if entry.n_passages > entry.n_deleted]
             if not entries:
+                if manifest.counts.deleted:
+                    raise UserError(
+                        f"{self.collection.root}: all its passages are deleted; "
+                        "`hiperrag delete --undo` brings them back"
+                    )
                 raise UserError(
                     f"{self.collection.root}: holds no passages ({manifest.counts.quarantined} inputs in quarantine; "
                     f"see `hiperrag info {self.collection.root}`)"

@@ -35,7 +35,7 @@ def ask(
     ] = "default",
     exact: ExactOption = False,
     quality: QualityOption = None,
-    where: WhereOption = "",
+    where: WhereOption = None,
     hybrid: HybridOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:

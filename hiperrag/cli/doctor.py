@@ -125,7 +125,8 @@ def _collection(root: Path) -> Iterator[Finding]:
     manifest = collection.manifest()
     sound = manifest.counts == count(manifest.shards, manifest.n_unreadable)
     sound = sound and manifest.n_deleted_documents == count_deleted_documents(manifest.shards)
-    yield Finding(sound, "the manifest's counts add up", "" if sound else "index again")
+    yield Finding(sound, "the manifest's counts add up", "" if sound else "restore the manifest")
+    yield from _plan(collection)
     yield from _parts(collection, manifest)
     yield from _shards(collection, manifest)
     yield from _deletions(collection, manifest)
@@ -136,12 +137,22 @@ def _collection(root: Path) -> Iterator[Finding]:
     yield Finding(True, f"looked at {len(manifest.parts)} parts and {len(manifest.shards)} shards of {root}")
 
 
+def _plan(collection: Collection) -> Iterator[Finding]:
+    from hiperrag.errors import UserError
+    from hiperrag.workflows.plan import load_plan
+
+    try:
+        load_plan(collection)
+    except UserError as error:
+        yield Finding(False, str(error))
+
+
 def _parts(collection: Collection, manifest: Manifest) -> Iterator[Finding]:
     import pyarrow.parquet as pq
 
     for part in manifest.parts:
         if part.n_inputs != part.n_documents + part.n_quarantined:
-            yield Finding(False, f"part {part.documents}", "inputs are not documents plus quarantined; index again")
+            yield Finding(False, f"part {part.documents}", "inputs are not documents plus quarantined")
         for path, expected in (
             (collection.documents_path(part.documents), part.n_documents),
             (collection.passages_path(part.passages), part.n_passages),
@@ -149,12 +160,12 @@ def _parts(collection: Collection, manifest: Manifest) -> Iterator[Finding]:
             if part.failed_stage:
                 continue
             try:
-                rows = pq.read_metadata(path).num_rows
+                rows = pq.ParquetFile(path, page_checksum_verification=True).read().num_rows
             except Exception as error:
-                yield Finding(False, f"{path}", f"unreadable ({str(error).splitlines()[0]}); index again")
+                yield Finding(False, f"{path}", f"unreadable ({str(error).splitlines()[0]}); restore it")
                 continue
             if rows != expected:
-                yield Finding(False, f"{path}", f"holds {rows} rows, not {expected}; index again")
+                yield Finding(False, f"{path}", f"holds {rows} rows, not {expected}; restore it")
 
 
 def _shards(collection: Collection, manifest: Manifest) -> Iterator[Finding]:
@@ -164,9 +175,9 @@ def _shards(collection: Collection, manifest: Manifest) -> Iterator[Finding]:
         for name, expected in shard.sha256.items():
             path = collection.shard_path(shard.name) / name
             if not path.is_file():
-                yield Finding(False, f"{path}", "missing; index again")
+                yield Finding(False, f"{path}", "missing; run `hiperrag index` again, which makes the shard anew")
             elif sha256_file(path) != expected:
-                yield Finding(False, f"{path}", "damaged; index again")
+                yield Finding(False, f"{path}", "damaged; remove it and run `hiperrag index` again")
 
 
 def _deletions(collection: Collection, manifest: Manifest) -> Iterator[Finding]:

@@ -39,6 +39,11 @@ def info(
             "encoder",
             f"{encoder['spec']} ({encoder['dim']} dimensions, at most {encoder['max_tokens']} tokens)",
         ),
+        (
+            "storage",
+            f"{facts['settings']['storage']['bits']} bits a dimension, "
+            f"1 of {facts['settings']['storage']['token_pooling']} token vectors",
+        ),
         ("duplicates", f"{len(facts['duplicates'])} files left out"),
         ("last run", facts["run"]),
         ("written by", f"hiperrag {facts['hiperrag']}, collection format {facts['format']}"),

@@ -10,7 +10,6 @@ from typing import Annotated
 
 import typer
 
-from hiperrag.cli.searching import WhereOption
 from hiperrag.errors import UserError
 
 
@@ -29,17 +28,25 @@ def delete(
     documents: Annotated[
         list[str] | None, typer.Argument(metavar="[DOCUMENT]...", help="Documents as search shows them.")
     ] = None,
-    where: WhereOption = "",
+    where: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CONDITION",
+            help="Instead: every document of which a passage meets a condition, such as: year < 1990",
+        ),
+    ] = None,
     undo: Annotated[bool, typer.Option("--undo", help="Bring them back, if `compact` has not run since.")] = False,
 ) -> None:
     """Delete documents: they are found no more. `compact` frees their room."""
-    if not documents and not where:
-        raise UserError("name documents to delete, or give --where CONDITION")
+    if bool(documents) == (where is not None):
+        raise UserError("name documents, or give --where CONDITION instead")
     from hiperrag.filters import Filter
     from hiperrag.workflows.maintenance import delete_documents
 
     with _in_one_line(collection):
-        changed = delete_documents(collection, documents or [], Filter.parse(where) if where else None, undo)
+        changed = delete_documents(
+            collection, documents or [], Filter.parse(where) if where is not None else None, undo
+        )
     for document in changed.documents:
         typer.echo(document)
     verb = "brought back" if undo else "deleted"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -42,7 +43,7 @@ def search(
     ] = None,
     exact: ExactOption = False,
     quality: QualityOption = None,
-    where: WhereOption = "",
+    where: WhereOption = None,
     hybrid: HybridOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     queries: Annotated[
@@ -56,6 +57,12 @@ def search(
         raise UserError("give either a QUERY or --queries FILE")
     if (queries is None) != (run is None):
         raise UserError("--queries and --run go together")
+    if queries and as_json:
+        raise UserError("--json prints the hits of one QUERY; a run of --queries is written to --run")
+    if run and not run.absolute().parent.is_dir():
+        raise UserError(f"{run}: its folder does not exist")
+    if run and (run.is_dir() or not os.access(run.absolute().parent, os.W_OK)):
+        raise UserError(f"{run}: cannot be written; name a file in a folder of yours")
     if query is not None and not query.strip():
         raise UserError("the query is empty; ask something")
     how = searching(exact, quality, where, hybrid)
@@ -92,6 +99,8 @@ def _answer(query: str, retriever: Retriever, load_ms: float, k: int, how: Searc
             )
         )
         return
+    if not hits:
+        print("note: no passage meets the condition", file=sys.stderr)
     for hit in hits:
         passage = hit.passage
         typer.echo(f"{hit.rank:3d}  {hit.score:.3f}  {place(passage.document, passage.pages)}  {passage.title}")
@@ -122,11 +131,14 @@ def read_queries(path: Path) -> list[tuple[str, str]]:
             continue
         try:
             row = json.loads(line)
-            found.append((str(row["_id"]), str(row["text"])))
+            name, text = str(row["_id"]), str(row["text"])
         except (ValueError, KeyError, TypeError):
             raise UserError(
                 f'{path}, line {number}: not an object like {{"_id": "q1", "text": "a question"}}'
             ) from None
+        if not text.strip() or name != "".join(name.split()):
+            raise UserError(f"{path}, line {number}: a query needs text, and an _id without white space")
+        found.append((name, text))
     if not found:
         raise UserError(f"{path}: holds no queries")
     if len({name for name, _ in found}) != len(found):
@@ -139,8 +151,6 @@ def _write_run(retriever: Retriever, queries: list[tuple[str, str]], run: Path, 
     from hiperrag.workflows.progress import Progress, StageProgress
 
     stage = StageProgress("search", "queries", len(queries))
-    if not run.absolute().parent.is_dir():
-        raise UserError(f"{run}: its folder does not exist")
     with (
         atomic_file(run) as temporary,
         temporary.open("w", encoding="utf-8") as out,

@@ -24,7 +24,7 @@ QualityOption = Annotated[
     ),
 ]
 WhereOption = Annotated[
-    str,
+    str | None,
     typer.Option(
         metavar="CONDITION",
         help="Only passages that meet a condition, such as: year >= 2015 and kind == 'table'",
@@ -46,12 +46,12 @@ class Searching:
         return {"quality": self.quality, "where": self.where, "hybrid": self.hybrid}
 
 
-def searching(exact: bool, quality: str | None, where: str, hybrid: bool) -> Searching:
+def searching(exact: bool, quality: str | None, where: str | None, hybrid: bool) -> Searching:
     """What the options mean; UserError for those that cannot be."""
     from hiperrag.filters import Filter
     from hiperrag.index.search import parse_quality
 
     if exact and quality not in (None, "exact"):
         raise UserError(f"--exact and --quality {quality} contradict each other; give one of them")
-    chosen = "exact" if exact else quality or "balanced"
-    return Searching(parse_quality(chosen), Filter.parse(where) if where else None, hybrid)
+    chosen = "exact" if exact else "balanced" if quality is None else quality
+    return Searching(parse_quality(chosen), None if where is None else Filter.parse(where), hybrid)
