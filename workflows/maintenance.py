@@ -34,7 +34,7 @@ from hiperrag.workflows.plan import Plan, key, load_plan, save_plan
 from hiperrag.workflows.settings import IndexSettings
 from hiperrag.workflows.stages import PartNames, ShardTask, StoredPart, build_shard
 
-PASSAGES_PER_SHARD = 100_000
+PASSAGES_PER_SHARD = 1_000_000
 """What `compact` aims at."""
 
 

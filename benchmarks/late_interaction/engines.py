@@ -55,7 +55,7 @@ _OUR_SETTINGS: dict[str, Setting] = {
     "2048": {"quality": 2048},
     "exact": {"quality": "exact"},
 }
-_SHARD_PASSAGES = 100_000
+_SHARD_PASSAGES = 1_000_000
 
 
 def _ours(bits: int) -> Engine:

@@ -57,7 +57,7 @@ def compact(
     collection: Annotated[Path, typer.Argument(metavar="COLLECTION")],
     passages_per_shard: Annotated[
         int, typer.Option(metavar="N", min=1, help="Join shards up to so many passages.")
-    ] = 100_000,
+    ] = 1_000_000,
 ) -> None:
     """Join small shards into larger ones, and remove what was deleted; can be interrupted and run again."""
     from hiperrag.collection import Collection
