@@ -52,6 +52,32 @@ class Block:
     text: str
     level: int = 0
     continues: bool = False
+    html: str = ""
+    """Rows and cells of a table as an HTML `<table>`; empty for other kinds and where no cells were found."""
+    latex: str = ""
+    """An equation in LaTeX without delimiters; empty for other kinds and where it could not be read."""
+    about: int = -1
+    """Of a caption: the index in the document's blocks of the table, figure or code it belongs to; -1 for none."""
+
+
+Route = Literal["text", "vision", "ocr", "failed"]
+
+
+@dataclasses.dataclass(slots=True)
+class PageRecord:
+    """How one page was read. Width and height in points, page rotation applied.
+
+    `route` is "text" (text layer and typography), "vision" (text layer, regions from the layout model), "ocr"
+    (characters recognised from the page's image) or "failed" (nothing could be read); `reason` says why in a
+    few words, `quality` (0..1) how good the text layer is.
+    """
+
+    page: int
+    width: float
+    height: float
+    route: Route
+    reason: str
+    quality: float
 
 
 @dataclasses.dataclass(slots=True)
@@ -68,6 +94,8 @@ class Document:
     quality: float
     """Share of pages with a usable text layer, 0..1."""
     blocks: list[Block]
+    pages: list[PageRecord] = dataclasses.field(default_factory=list)
+    """One record a page that was tried; none for ready text."""
     metadata: Metadata = dataclasses.field(default_factory=dict)
     """What filters can ask for beside the fields above: year, doi, or further columns of ready text."""
 
@@ -135,6 +163,19 @@ _BLOCK = pa.struct(
         ("text", pa.string()),
         ("level", pa.int8()),
         ("continues", pa.bool_()),
+        ("html", pa.string()),
+        ("latex", pa.string()),
+        ("about", pa.int32()),
+    ]
+)
+_PAGE = pa.struct(
+    [
+        ("page", pa.int32()),
+        ("width", pa.float32()),
+        ("height", pa.float32()),
+        ("route", pa.string()),
+        ("reason", pa.string()),
+        ("quality", pa.float32()),
     ]
 )
 _BOX = pa.struct([("page", pa.int32())] + [(c, pa.float32()) for c in ("x0", "y0", "x1", "y1")])
@@ -150,6 +191,7 @@ DOCUMENT_SCHEMA = pa.schema(
         ("parser_version", pa.string()),
         ("quality", pa.float32()),
         ("blocks", pa.list_(_BLOCK)),
+        ("pages", pa.list_(_PAGE)),
         ("metadata", pa.string()),  # a JSON object: its keys differ from file to file
     ]
 )
@@ -203,7 +245,8 @@ def _metadata(row: dict[str, Any]) -> Metadata:
 def document_from_row(row: dict[str, Any]) -> Document:
     """A Document from a Parquet row as a dict."""
     blocks = [Block(**{**block, "bbox": tuple(block["bbox"])}) for block in row["blocks"]]
-    return Document(**{**row, "blocks": blocks, "metadata": _metadata(row)})
+    pages = [PageRecord(**page) for page in row.get("pages") or ()]
+    return Document(**{**row, "blocks": blocks, "pages": pages, "metadata": _metadata(row)})
 
 
 def passage_from_row(row: dict[str, Any]) -> Passage:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 import sys
-from collections import defaultdict
-from collections.abc import Sequence
 from typing import Any
 
-from hiperrag.parsing import columns, furniture, mend, metadata, regions, structure, tables, typography
+from hiperrag.parsing import assembly, metadata
 from hiperrag.parsing.errors import ParseError
-from hiperrag.parsing.lines import Line, Page, page_lines
-from hiperrag.records import Block, BlockKind, Document
+from hiperrag.parsing.graphics import Graphics, page_graphics
+from hiperrag.parsing.lines import Page, page_lines
+from hiperrag.records import Document, PageRecord
 
 PARSER = "fast"
 VERSION = "1"
@@ -31,6 +31,7 @@ class _Reading:
     """Pages with a text layer, or with nothing to read."""
     blank: int
     """Pages that show nothing at all."""
+    records: list[PageRecord] = dataclasses.field(default_factory=list)
 
 
 def parse_pdf(data: bytes, source: str, doc_id: str) -> Document:
@@ -47,7 +48,7 @@ def parse_pdf(data: bytes, source: str, doc_id: str) -> Document:
         if reading.blank == len(reading.pages):
             raise ParseError("no_text", "every page that can be read is blank")
         raise ParseError("no_text", "no page has a text layer; OCR is needed")
-    blocks, title, authors = _assemble(reading.pages, information)
+    blocks, title, authors = assembly.assemble(reading.pages, information)
     return Document(
         doc_id=doc_id,
         source=source,
@@ -58,6 +59,7 @@ def parse_pdf(data: bytes, source: str, doc_id: str) -> Document:
         parser_version=VERSION,
         quality=reading.usable / reading.tried,
         blocks=blocks,
+        pages=reading.records,
         metadata=metadata.stated(blocks),
     )
 
@@ -119,79 +121,23 @@ def _read_pages(pymupdf: Any, pdf: Any, n_pages: int) -> _Reading:
         try:
             page = pdf[index]
             lines = page_lines(page.get_text("dict", flags=flags), index + 1)
-            enough = sum(len(line.text) for line in lines.lines) >= MIN_CHARACTERS
-            drawn = [] if enough else [kind for kind, _ in page.get_bboxlog()]
         except Exception as error:  # MuPDF raises many types; one bad page must not lose the document
             failure = _reason(error)
+            reading.records.append(PageRecord(index + 1, 0.0, 0.0, "failed", failure, 0.0))
             continue
+        with contextlib.suppress(Exception):
+            lines.graphics = page_graphics(page)
+        enough = sum(len(line.text) for line in lines.lines) >= MIN_CHARACTERS
+        drawn = not enough and lines.graphics != Graphics()
         reading.pages.append(lines)
-        reading.usable += all(kind.endswith("text") for kind in drawn)
+        reading.records.append(_record(page, index + 1, drawn))
+        reading.usable += not drawn
         reading.blank += not enough and not drawn
     if not reading.pages:
         raise ParseError("damaged", f"no page can be read: {failure}")
     return reading
 
 
-def _assemble(pages: Sequence[Page], information: dict[str, Any]) -> tuple[list[Block], str, list[str]]:
-    kinds = furniture.find(pages)
-    style = typography.body_style(pages)
-    words = mend.vocabulary(line.text for page in pages for line in page.lines)
-    remaining = [[line for line in page.lines if id(line) not in kinds] for page in pages]
-    leading = regions.leading_ratio(remaining, style.size)
-    body = [
-        region
-        for page, lines in zip(pages, remaining, strict=True)
-        for segment in _segments(page, tables.gather(page, lines, style, leading))
-        for region in regions.split(segment, leading)
-    ]
-    metadata_title = _plausible(str(information.get("title") or ""))
-    body, front = structure.classify(body, pages, style, words, metadata_title)
-    title = front.title or metadata_title
-    authors = front.authors or [
-        name for part in re.split(r"[;,]| and ", str(information.get("author") or "")) if (name := part.strip())
-    ]
-    by_page: dict[int, list[regions.Region]] = defaultdict(list)
-    for region in body:
-        by_page[region.page].append(region)
-    blocks: list[Block] = []
-    for page in pages:
-        marks = [line for line in page.lines if id(line) in kinds]
-        for line in marks:
-            if kinds[id(line)] == "header":
-                blocks.append(_line_block(page, line, "header"))
-        blocks.extend(_block(page, region) for region in by_page[page.number])
-        blocks.extend(_line_block(page, line, kinds[id(line)]) for line in marks if kinds[id(line)] != "header")
-        for line in page.sideways:  # stamps in the margin, labels of axes
-            in_margin = line.x1 < 0.08 * page.width or line.x0 > 0.92 * page.width
-            blocks.append(_line_block(page, line, "footer" if in_margin else "figure"))
-    return blocks, title, authors
-
-
-def _segments(page: Page, lines: Sequence[Line]) -> list[columns.Segment]:
-    """Column segments of a page in reading order."""
-    heading = next((line for line in lines if typography.REFERENCES.fullmatch(line.text)), None)
-    if heading is None:
-        return columns.reading_order(lines, page.width)
-    above, below = columns.split_at_references(lines, heading, page.width)
-    return [*columns.reading_order(above, page.width), *columns.reading_order(below, page.width)]
-
-
-def _plausible(title: str) -> str:
-    """A title from the file's metadata, or nothing where it is a file name or a template's."""
-    title = mend.characters(title).strip()
-    if (
-        len(title) < 12
-        or " " not in title
-        or re.search(r"\.(?:docx?|indd|pdf|tex|dvi)\b|untitled|microsoft", title, re.I)
-    ):
-        return ""
-    return title
-
-
-def _line_block(page: Page, line: Line, kind: BlockKind) -> Block:
-    return Block(page.number, kind, page.page_bbox(line.x0, line.y0, line.x1, line.y1), line.text)
-
-
-def _block(page: Page, region: regions.Region) -> Block:
-    box = page.page_bbox(region.x0, region.y0, region.x1, region.y1)
-    return Block(page.number, region.kind, box, region.text, region.level, region.continues)
+def _record(page: Any, number: int, unread: bool) -> PageRecord:
+    reason = "no text layer" if unread else "text layer"
+    return PageRecord(number, float(page.rect.width), float(page.rect.height), "text", reason, float(not unread))

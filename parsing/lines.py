@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from hiperrag.parsing import mend
+from hiperrag.parsing.graphics import Graphics
 from hiperrag.records import BBox, BlockKind
 
 SUPERSCRIPT_RAISE = 0.18
@@ -53,6 +54,8 @@ class Line:
     text: str
     kind: BlockKind | None = None
     """Set where a line stands for a whole region of a known kind."""
+    html: str = ""
+    """Of a line that stands for a table: its rows and cells."""
 
     @property
     def width(self) -> float:
@@ -78,6 +81,8 @@ class Page:
     turn: int
     lines: list[Line]
     sideways: list[Line]
+    graphics: Graphics = dataclasses.field(default_factory=Graphics)
+    """In the page's own coordinates, like the results of `page_bbox`."""
 
     def page_bbox(self, x0: float, y0: float, x1: float, y1: float) -> BBox:
         """A box in the page's own coordinates."""

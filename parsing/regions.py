@@ -40,6 +40,8 @@ class Region:
     text: str = ""
     known: bool = False
     """The kind is settled (by what it was made from)."""
+    html: str = ""
+    """Of a table: its rows and cells."""
 
     @property
     def x0(self) -> float:
@@ -138,7 +140,7 @@ def split(segment: Segment, leading: float) -> list[Region]:
 def _region(lines: list[Line], left: float, right: float) -> Region:
     region = Region(lines[0].page, lines, left, right)
     if lines[0].kind:
-        region.kind, region.known = lines[0].kind, True
+        region.kind, region.known, region.html = lines[0].kind, True, lines[0].html
     return region
 
 
