@@ -285,8 +285,9 @@ class _Parser:
         return _Token(match.lastgroup, match.group(match.lastgroup), match.start(match.lastgroup))
 
     def _unexpected(self, wanted: str) -> NoReturn:
-        found = "the end" if self._token.kind == "end" else _shown(self._token.text)
-        wanted = self._token.text.lower() if self._token.text in ("AND", "OR", "NOT", "IN") else wanted
+        text = self._token.text
+        found = {"end": "the end", "string": text}.get(self._token.kind, _shown(text))
+        wanted = text.lower() if text in ("AND", "OR", "NOT", "IN") else wanted
         self._fail(f"found {found} where {wanted} is due", self._token.start)
 
     def _fail(self, what: str, start: int) -> NoReturn:

@@ -409,15 +409,22 @@ int hr_maxsim(int path, int dim, int bits, const uint8_t *levels, const uint8_t 
         for (int64_t start = from; start < to; start += tile) {
             int n = (int)(to - start < tile ? to - start : tile);
             const uint8_t *tile_codes = codes + (size_t)start * width;
-            if (bits == 8) memcpy(decoded, tile_codes, (size_t)n * width);
+            int whole = bits == 8 ? n / BLOCK * BLOCK : 0; /* codes of 8 bits are scored where they are */
+            size_t rest = (size_t)(n - whole);
+            if (bits == 8) memcpy(decoded, tile_codes + (size_t)whole * dim, rest * dim);
             else decode(tile_codes, n, dim, bits, levels, decoded);
             for (int t = 0; t < n; t++) tile_scales[t] = scale_table[scales[start + t]];
-            for (; n % BLOCK; n++) { /* the last token again changes no maximum */
-                memcpy(decoded + (size_t)n * dim, decoded + (size_t)(n - 1) * dim, (size_t)dim);
+            for (; n % BLOCK; n++, rest++) { /* the last token again changes no maximum */
+                memcpy(decoded + rest * dim, decoded + (rest - 1) * dim, (size_t)dim);
                 tile_scales[n] = tile_scales[n - 1];
             }
-            if (quad_lanes) score_tile(decoded, n, dim, &quads, tile_scales, woven);
-            else score(decoded, n, groups, dim, packed, bias, tile_scales, best);
+            for (int part = 0; part < 2; part++) {
+                const uint8_t *tile_rows = part ? decoded : tile_codes;
+                const float *row_scales = part ? tile_scales + whole : tile_scales;
+                int n_tile = part ? (int)rest : whole;
+                if (n_tile && quad_lanes) score_tile(tile_rows, n_tile, dim, &quads, row_scales, woven);
+                else if (n_tile) score(tile_rows, n_tile, groups, dim, packed, bias, row_scales, best);
+            }
         }
         if (quad_lanes) collect_quads(&quads, n_tokens, best);
         score(means + (size_t)passage * dim, 1, groups, dim, packed, bias, mean_scales + passage, base);

@@ -10,10 +10,13 @@ from pathlib import Path
 
 from hiperrag import cli
 from hiperrag.answering.retrieval import Retriever
+from hiperrag.cli.info import describe
 from hiperrag.collection import Collection
 from hiperrag.filters import Filter
 from hiperrag.index.search import Quality
+from hiperrag.index.shard import Shard
 from hiperrag.workflows import run
+from hiperrag.workflows.maintenance import delete_documents
 from hiperrag.workflows.settings import IndexSettings, PartSettings
 from hiperrag.workflows.sites import load_site
 
@@ -234,3 +237,30 @@ def shards_of(root: Path) -> Iterator[Path]:
     for entry in collection.manifest().shards:
         if entry.n_passages:
             yield collection.shard_path(entry.name)
+
+
+def delete(root: Path, *documents: str, where: str = "", undo: bool = False):
+    return delete_documents(root, documents, Filter.parse(where) if where else None, undo)
+
+
+def documents(root: Path) -> int:
+    return describe(root)["documents"]
+
+
+def vectors(root: Path) -> dict[str, tuple[bytes, ...]]:
+    """The codes of each document that can be found."""
+    by_document = {}
+    for folder in shards_of(root):
+        shard = Shard(folder)
+        for number, document in enumerate(shard.passages.documents):
+            span = slice(*shard.tokens.offsets[number : number + 2])
+            by_document[document] = (
+                shard.tokens.codes[span].tobytes(),
+                shard.tokens.scales[span].tobytes(),
+                shard.tokens.means[number].tobytes(),
+            )
+    return by_document
+
+
+def without_lock(listed: dict[str, object]) -> dict[str, object]:
+    return {name: content for name, content in listed.items() if name != ".lock"}

@@ -31,7 +31,7 @@ class Finding:
 
 
 def doctor(
-    collection: Annotated[Path | None, typer.Argument(metavar="[COLLECTION]")] = None,
+    collection: Annotated[Path | None, typer.Argument(metavar="COLLECTION")] = None,
     site: Annotated[str, typer.Option(metavar="NAME|FILE.yaml", help="Site to check for.")] = "local",
 ) -> None:
     """Check whether this machine can run a site, or verify every file of a collection; exit 1 if something is wrong."""

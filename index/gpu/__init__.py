@@ -38,9 +38,7 @@ _loading = threading.Lock()
 
 def devices() -> list[torch.device]:
     """The GPUs to use, as torch counts them; none where HIPERRAG_DEVICE says cpu."""
-    wanted = os.environ.get(VARIABLE, "auto")
-    if wanted not in ("auto", "cpu", "cuda"):
-        raise UserError(f"{VARIABLE}={wanted}: give auto, cpu or cuda")
+    wanted = _wanted()
     found: list[torch.device] = []
     if wanted != "cpu" and ("torch" in sys.modules or any(Path(driver).exists() for driver in _DRIVERS)):
         import torch
@@ -54,7 +52,15 @@ def devices() -> list[torch.device]:
 
 def pays(n_queries: int) -> bool:
     """Whether so many queries make up for loading the shards, or HIPERRAG_DEVICE wants them there anyway."""
-    return n_queries >= QUERIES_TO_LOAD or os.environ.get(VARIABLE) == "cuda"
+    return _wanted() == "cuda" or n_queries >= QUERIES_TO_LOAD
+
+
+def _wanted() -> str:
+    """HIPERRAG_DEVICE, checked."""
+    wanted = os.environ.get(VARIABLE, "auto")
+    if wanted not in ("auto", "cpu", "cuda"):
+        raise UserError(f"{VARIABLE}={wanted}: give auto, cpu or cuda")
+    return wanted
 
 
 def accelerate(shards: Sequence[Shard]) -> int:
