@@ -3,6 +3,7 @@
 #
 #   benchmarks/install_peers.sh                    sentence-transformers: .peers/
 #   benchmarks/install_peers.sh late-interaction   fast-plaid and xtr-warp-rs: .peers/fast-plaid/; PyLate: .peers/pylate/
+#   benchmarks/install_peers.sh parsing            pymupdf4llm, kreuzberg, opendataloader-pdf, ...: .peers/parsing/
 #
 # torch comes first and pinned: to the project's own build, or to the only release that a peer was compiled for. That
 # release is on PyPI with CUDA only, so each late-interaction environment takes about 5.5 GB.
@@ -31,8 +32,15 @@ late-interaction)
     .peers/fast-plaid/bin/python -c 'import fast_plaid, xtr_warp; print("peers: fast-plaid, xtr-warp-rs")'
     .peers/pylate/bin/python -c 'import pylate; print("peers: pylate", pylate.__version__)'
     ;;
+parsing)
+    # docling, marker and MinerU are left out: they fetch models at run time. opendataloader-pdf needs a Java runtime.
+    install .peers/parsing pymupdf==2.0 pymupdf4llm==2.0 pymupdf-layout==2.0 pypdf==7.1.0 \
+        pdfminer.six==20260107 pdfplumber==0.11.10 "markitdown[pdf]==0.1.8" \
+        kreuzberg==4.10.4 opendataloader-pdf==2.5.16
+    .peers/parsing/bin/python -c 'import importlib.metadata as m; print("peers: pymupdf4llm", m.version("pymupdf4llm"))'
+    ;;
 *)
-    echo "usage: $0 [encoders|late-interaction]" >&2
+    echo "usage: $0 [encoders|late-interaction|parsing]" >&2
     exit 2
     ;;
 esac

@@ -27,9 +27,10 @@ from typing import Any
 
 from hiperrag.errors import UserError
 from hiperrag.files import write_text_atomic
-from hiperrag.parsing import fast
+from hiperrag.parsing import oreo, reading
 from hiperrag.parsing.body import body_text
 from hiperrag.parsing.errors import ParseError
+from hiperrag.parsing.options import ParseOptions
 
 PARSERS = ("fast", "plain")
 
@@ -73,12 +74,12 @@ def load_metrics() -> Callable[[str, str], tuple[float, float]]:
 
 def plain_text(data: bytes) -> str:
     """All pages' text in PyMuPDF's own order."""
-    with fast.load_pymupdf().open(stream=data, filetype="pdf") as pdf:
+    with reading.load_pymupdf().open(stream=data, filetype="pdf") as pdf:
         return "\n".join(page.get_text() for page in pdf)
 
 
 def _fast_text(data: bytes) -> str:
-    return body_text(fast.parse_pdf(data, "", ""))
+    return body_text(oreo.parse_pdf(data, "", "", ParseOptions(parser="fast")))
 
 
 def run(pairs: Path, ids: Sequence[str] | None = None) -> list[Result]:
@@ -93,7 +94,7 @@ def run(pairs: Path, ids: Sequence[str] | None = None) -> list[Result]:
     for index, row in enumerate(row for row in rows if ids is None or row["id"] in ids):
         data = (pairs / "pdf" / f"{row['id']}.pdf").read_bytes()
         truth = normalise((pairs / row["gt_text"]).read_text(encoding="utf-8"))
-        with fast.load_pymupdf().open(stream=data, filetype="pdf") as pdf:
+        with reading.load_pymupdf().open(stream=data, filetype="pdf") as pdf:
             n_pages = len(pdf)
         for name in PARSERS if index % 2 == 0 else PARSERS[::-1]:
             error, text = "", ""
@@ -164,8 +165,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         report = {
             "versions": {
                 "python": platform.python_version(),
-                "pymupdf": fast.load_pymupdf().__version__,
-                "parser": f"{fast.PARSER} {fast.VERSION}",
+                "pymupdf": reading.load_pymupdf().__version__,
+                "parser": f"fast {oreo.VERSION}",
             },
             "machine": {"system": platform.platform(), "processor": platform.machine()},
             "summary": summary,

@@ -25,7 +25,7 @@ FORMAT_VERSION = 2
 FOLDERS = ("documents", "passages", "quarantine", "shards", "vectors", "deletions")
 """Those whose files count only if the manifest names them."""
 
-FailedStage = Literal["", "parse", "chunk", "encode"]
+FailedStage = Literal["", "parse", "recognise", "chunk", "encode"]
 
 
 class _Record(BaseModel):
@@ -176,10 +176,16 @@ class Collection:
         self.runs = self.root / "runs"
         self.vectors = self.root / "vectors"
         """Encoded parts waiting for their shard; empty between runs."""
+        self.surveys = self.root / "surveys"
+        """Parts read once, waiting for the choice of the pages to recognise; gone between runs."""
 
     def documents_path(self, identity: str) -> Path:
         """Documents of one part."""
         return self.root / "documents" / f"part-{identity}.parquet"
+
+    def survey_path(self, identity: str) -> Path:
+        """Documents of one part before recognition."""
+        return self.surveys / f"part-{identity}.parquet"
 
     def passages_path(self, identity: str) -> Path:
         """Passages of one part."""

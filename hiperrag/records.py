@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -214,6 +215,7 @@ PASSAGE_SCHEMA = pa.schema(
 )
 QUARANTINE_SCHEMA = pa.schema([(c, pa.string()) for c in ("source", "stage", "error", "message")])
 
+_ROWS_AT_A_TIME = 1024
 _SCHEMAS: dict[type[Any], pa.Schema] = {
     Document: DOCUMENT_SCHEMA,
     Passage: PASSAGE_SCHEMA,
@@ -223,10 +225,13 @@ _SCHEMAS: dict[type[Any], pa.Schema] = {
 
 def write_records(path: Path, kind: type[Record], records: Iterable[Record]) -> None:
     """Write records of one kind to a Parquet file, atomically."""
-    rows = [_row(record) for record in records]
-    table = pa.Table.from_pylist(rows, schema=_SCHEMAS[kind])
-    with atomic_file(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
+    schema, rest = _SCHEMAS[kind], iter(records)
+    with (
+        atomic_file(path) as temporary,
+        pq.ParquetWriter(temporary, schema, compression="zstd", write_page_checksum=True) as writer,
+    ):
+        while rows := [_row(record) for record in itertools.islice(rest, _ROWS_AT_A_TIME)]:
+            writer.write_table(pa.Table.from_pylist(rows, schema=schema))
 
 
 def _row(record: Record) -> dict[str, Any]:

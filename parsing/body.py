@@ -28,17 +28,22 @@ def body_text(document: Document) -> str:
     parts: list[str] = []
     previous: Block | None = None
     skipping = after_references = False
+    below_run_in = False
     skipped_level = 0
     for block in document.blocks:
         if block.kind == "heading":
+            below_run_in = _is_run_in_statement(block.text)
+            if below_run_in:
+                continue
             after_references = after_references or bool(typography.REFERENCES.fullmatch(block.text))
             below = skipping and block.level > skipped_level
             skipping = below or _is_left_out(block.text, after_references)
             skipped_level = skipped_level if below else block.level
         if skipping or block.kind not in BODY_KINDS or not block.text:
             continue
-        if block.kind == "paragraph" and not block.continues and typography.RUN_IN_BACK_MATTER.match(block.text):
-            previous = None
+        statement = below_run_in or typography.RUN_IN_BACK_MATTER.match(block.text)
+        if block.kind == "paragraph" and not block.continues and statement:
+            previous, below_run_in = None, False
             continue
         if block.continues:
             if previous is None:
@@ -48,6 +53,11 @@ def body_text(document: Document) -> str:
             parts.append(block.text)
         previous = block
     return "\n\n".join(parts) + "\n" if parts else ""
+
+
+def _is_run_in_statement(heading: str) -> bool:
+    """Whether a heading stands on the line of the statement about the article that it heads."""
+    return heading[-1:] in ".:—–" and typography.RUN_IN_BACK_MATTER.fullmatch(heading) is not None
 
 
 def _is_left_out(heading: str, after_references: bool) -> bool:

@@ -48,6 +48,17 @@ class _Atom:
     """Of a cut after it."""
 
 
+@dataclasses.dataclass(slots=True)
+class _Cut:
+    """A passage to be: characters start..end of a stream's text behind `lead`, under a title."""
+
+    title: str
+    start: int
+    end: int
+    n_tokens: int
+    lead: str = ""
+
+
 def chunk_document(document: Document, count: Count, max_tokens: int, settings: ChunkSettings) -> list[Passage]:
     """The passages of a document, in reading order.
 
@@ -62,8 +73,8 @@ def chunk_document(document: Document, count: Count, max_tokens: int, settings: 
     packer = _Packer(document.title, count, max_tokens, settings.target_tokens)
     found: list[Passage] = []
     for stream in streams_of(document.blocks) or _title_stream(document):
-        for title, start, end, n_tokens in packer.cut(stream):
-            found.append(_passage(document, stream, len(found), title, start, end, n_tokens))
+        for cut in packer.cut(stream):
+            found.append(_passage(document, stream, len(found), cut))
     return found
 
 
@@ -76,24 +87,22 @@ def _title_stream(document: Document) -> list[Stream]:
     return [stream]
 
 
-def _passage(
-    document: Document, stream: Stream, ordinal: int, title: str, start: int, end: int, n_tokens: int
-) -> Passage:
-    blocks = [block for first, last, block in stream.spans if first < end and last > start] + stream.attached
+def _passage(document: Document, stream: Stream, ordinal: int, cut: _Cut) -> Passage:
+    blocks = [block for first, last, block in stream.spans if first < cut.end and last > cut.start] + stream.attached
     boxes = _boxes(blocks)
     return Passage(
         passage_id=f"{document.doc_id[:16]}-{ordinal:04d}",
         doc_id=document.doc_id,
         document=document.source,
-        title=title,
+        title=cut.title,
         ordinal=ordinal,
         kind=stream.kind,
         section=stream.section,
-        text=stream.text[start:end],
+        text=cut.lead + stream.text[cut.start : cut.end],
         page_start=min((box.page for box in boxes), default=0),
         page_end=max((box.page for box in boxes), default=0),
         boxes=boxes,
-        n_tokens=n_tokens,
+        n_tokens=cut.n_tokens,
         metadata=dict(document.metadata),
     )
 
@@ -138,8 +147,8 @@ class _Packer:
     def _counts(self, title: str, kind: BlockKind, texts: Sequence[str]) -> list[int]:
         return self._count([_encoder_text(title, kind, text) for text in texts])
 
-    def cut(self, stream: Stream) -> list[tuple[str, int, int, int]]:
-        """Passages of a stream as (title, start, end, tokens); start and end are offsets into its text."""
+    def cut(self, stream: Stream) -> list[_Cut]:
+        """Passages of a stream. Those of a table that start below its header repeat its lead where that fits."""
         text = stream.text
         begin, end = _stripped(text, 0, len(text))
         if begin == end:
@@ -149,18 +158,30 @@ class _Packer:
         for title in titles:
             [whole] = self._counts(title, stream.kind, [text[begin:end]])
             if whole <= self._limit:
-                return [(title, begin, end, whole)]
+                return [_Cut(title, begin, end, whole)]
         title = self._short_title
-        fixed = self._counts(title, stream.kind, [""])[0]
+        lead, n_lead = self._lead(stream)
+        fixed = self._counts(title, stream.kind, [""])[0] + n_lead
         budget = self._limit - fixed
         while budget >= 1:
             pieces = self._pack(stream, self._atoms(stream, budget), budget, self._target - fixed)
-            counts = self._counts(title, stream.kind, [text[start:stop] for start, stop in pieces])
+            leads = [lead if start >= stream.lead_end else "" for start, _ in pieces]
+            texts = [before + text[start:stop] for before, (start, stop) in zip(leads, pieces, strict=True)]
+            counts = self._counts(title, stream.kind, texts)
             excess = max(counts) - self._limit
             if excess <= 0:
-                return [(title, *piece, n) for piece, n in zip(pieces, counts, strict=True)]
+                return [_Cut(title, *piece, n, lead) for piece, n, lead in zip(pieces, counts, leads, strict=True)]
             budget -= excess  # tokens of the parts need not add up to those of the whole
         raise ValueError(f"a limit of {self._limit} tokens leaves no room for text; {fixed} are taken by the title")
+
+    def _lead(self, stream: Stream) -> tuple[str, int]:
+        """What passages of a table repeat, and its tokens: at most a quarter of the limit, or nothing."""
+        caption, _, header = stream.lead.rpartition("\n\n")
+        for lead in dict.fromkeys((stream.lead, f"{caption}\n\n" if caption else "", header)):
+            n_tokens = self._tokens([lead])[0] if lead.strip() else 0
+            if 0 < n_tokens <= self._limit // 4:
+                return lead, n_tokens
+        return "", 0
 
     def _pack(self, stream: Stream, atoms: list[_Atom], budget: int, target: int) -> list[tuple[int, int]]:
         """The cheapest way to group atoms into passages of at most `budget` tokens (dynamic programming)."""

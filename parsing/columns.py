@@ -24,6 +24,10 @@ MAX_LINES = 1500
 MAX_DEPTH = 4
 MIN_PAIRS = 4
 """Lines side by side that make a gutter."""
+MIN_WIDE_PAIRS = 2
+"""The same where both lines are as wide as a column of two."""
+WIDE = 0.3
+"""Width of such a line as a share of the page's width."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -56,23 +60,27 @@ def _gutter(lines: Sequence[Line], page_width: float) -> tuple[float, float] | N
         if right.x0 - left.x1 >= MIN_GUTTER
         and (min(left.width, right.width) >= least or _is_beside_box(left, right, starts, page_width))
     ]
-    if len(pairs) < MIN_PAIRS:
+    if not _are_enough(pairs, page_width):
         return None
     votes = [0.0] * (int(page_width) + 2)
-    counts = [0] * (int(page_width) + 2)
     for left, right in pairs:
         for x in range(max(0, round(left.x1)), min(len(votes), round(right.x0) + 1)):
             votes[x] += min(left.width, right.width)
-            counts[x] += 1
     # Lines that run on past a strip speak against it, less so the less of them lies beyond.
     best = max(range(len(votes)), key=lambda x: votes[x])
-    if counts[best] < MIN_PAIRS:
+    pairs = [(left, right) for left, right in pairs if left.x1 <= best + 1 and right.x0 >= best - 1]
+    if not _are_enough(pairs, page_width):
         return None
-    near = [(left.x1, right.x0) for left, right in pairs if left.x1 <= best + 1 and right.x0 >= best - 1]
+    near = [(left.x1, right.x0) for left, right in pairs]
     lefts, rights = sorted(x for x, _ in near), sorted(x for _, x in near)
     # Ragged lines must not widen nor overfull ones narrow the strip: the outer tenth does not count.
     start, stop = lefts[int(0.9 * (len(lefts) - 1))], rights[int(0.1 * (len(rights) - 1))]
     return (start, stop) if stop > start else (best - 1.0, best + 1.0)
+
+
+def _are_enough(pairs: Sequence[tuple[Line, Line]], page_width: float) -> bool:
+    wide = sum(1 for left, right in pairs if min(left.width, right.width) > WIDE * page_width)
+    return len(pairs) >= MIN_PAIRS or wide >= MIN_WIDE_PAIRS
 
 
 def _is_beside_box(left: Line, right: Line, starts: Counter[int], page_width: float) -> bool:

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from hiperrag.parsing import mend
+from hiperrag.parsing import mend, symbols
 from hiperrag.parsing.graphics import Graphics
 from hiperrag.records import BBox, BlockKind
 
@@ -23,6 +23,9 @@ MERGE_GAP = 1.2
 
 MARK_GAP = 4.0
 """The same for the gap after a list mark or a section number."""
+
+PART_GAP = 0.3
+"""A gap of more font sizes may separate the cells of a table."""
 
 MIN_LINE_NUMBERS = 5
 
@@ -56,6 +59,17 @@ class Line:
     """Set where a line stands for a whole region of a known kind."""
     html: str = ""
     """Of a line that stands for a table: its rows and cells."""
+    color: int = 0
+    """Of its first character, 0xRRGGBB."""
+    lead: int = 0
+    """Characters at the start of `text` in a style of their own, if another one follows: a run-in heading or a
+    label. 0 where the line is of one style."""
+    lead_font: str = ""
+    lead_x1: float = 0.0
+    """Right edge of these characters."""
+    parts: tuple[tuple[float, float, str], ...] = ()
+    """Left edge, right edge and text of the pieces that gaps wider than `PART_GAP` cut the line into; none where there
+    is no such gap."""
 
     @property
     def width(self) -> float:
@@ -106,6 +120,7 @@ class _Span:
     font: str
     bold: bool
     italic: bool
+    color: int
     text: str
 
 
@@ -114,7 +129,7 @@ def _quarter_turns(direction: tuple[float, float]) -> int:
     return round(math.atan2(-direction[1], direction[0]) / (math.pi / 2)) % 4
 
 
-def _turned(box: Iterable[float], turn: int, width: float, height: float) -> tuple[float, float, float, float]:
+def turned(box: Iterable[float], turn: int, width: float, height: float) -> tuple[float, float, float, float]:
     x0, y0, x1, y1 = box
     if turn == 1:
         return height - y1, x0, height - y0, x1
@@ -125,12 +140,16 @@ def _turned(box: Iterable[float], turn: int, width: float, height: float) -> tup
     return x0, y0, x1, y1
 
 
-_BOLD_NAME = re.compile(r"bold|black|heavy|[-_]?(?:semi|demi)b|-bd\b|-b(?:i|it)?$|\.b$|cmbx|-md\b|medi(?:um)?\b", re.I)
-_ITALIC_NAME = re.compile(r"ital|obli|-it\b|cmti|-bi$|-i$", re.I)
+_BOLD_NAME = re.compile(
+    r"bold|black|heavy|[-_]?(?:semi|demi)b|-bd\b|-b(?:i|it)?$|\.b$|cmbx|-md\b|medi(?:um)?\b|(?-i:[a-z]BD?I?$|Adv.*BD?I?$)",
+    re.I,
+)
+_ITALIC_NAME = re.compile(r"ital|obli|-it\b|cmti|-bi$|[-.]i$|(?-i:[a-z]B?D?I$|Adv.*[A-Z]I$)", re.I)
 
 
 @functools.lru_cache(maxsize=4096)
-def _weight_and_slant(font: str, flags: int) -> tuple[bool, bool]:
+def weight_and_slant(font: str, flags: int = 0) -> tuple[bool, bool]:
+    """Whether a font is bold and italic, by PyMuPDF's flags or its name."""
     return bool(flags & 16) or bool(_BOLD_NAME.search(font)), bool(flags & 2) or bool(_ITALIC_NAME.search(font))
 
 
@@ -138,14 +157,14 @@ def _spans(raw_spans: Sequence[dict[str, Any]], turn: int, width: float, height:
     """Spans of one line; neighbours of one style (MuPDF ends a span at every space it inserts) are joined."""
     spans: list[_Span] = []
     for raw in raw_spans:
-        text = mend.characters(raw["text"])
+        text = mend.characters(symbols.decoded(raw["text"], raw["font"]))
         if not text:
             continue
         x0, y0, x1, y1 = raw["bbox"]
         ox, oy = raw["origin"]
         if turn:
-            x0, y0, x1, y1 = _turned((x0, y0, x1, y1), turn, width, height)
-            oy = _turned((ox, oy, ox, oy), turn, width, height)[1]
+            x0, y0, x1, y1 = turned((x0, y0, x1, y1), turn, width, height)
+            oy = turned((ox, oy, ox, oy), turn, width, height)[1]
         size, font = raw["size"], raw["font"]
         last = spans[-1] if spans else None
         if (
@@ -158,8 +177,8 @@ def _spans(raw_spans: Sequence[dict[str, Any]], turn: int, width: float, height:
             last.text += text
             last.x1 = max(last.x1, x1)
             continue
-        bold, italic = _weight_and_slant(font, raw["flags"])
-        spans.append(_Span(x0, y0, x1, y1, oy, size, font, bold, italic, text))
+        bold, italic = weight_and_slant(font, raw["flags"] | 16 * bool(raw.get("char_flags", 0) & 8))
+        spans.append(_Span(x0, y0, x1, y1, oy, size, font, bold, italic, raw.get("color", 0), text))
     return spans
 
 
@@ -181,9 +200,12 @@ def _is_citation_mark(word: str, mark: str) -> bool:
 
 def _line(page: int, spans: list[_Span]) -> Line | None:
     letters: Counter[tuple[float, str, bool, bool]] = Counter()
+    largest = max(span.size for span in spans)
     for span in spans:
-        # Raised digits after a short last word must not pass for the line's main text.
+        # Raised digits after a short last word must not pass for the line's main text, nor raised letters after digits.
         weight = len(span.text.strip()) + 2 * sum(map(str.isalpha, span.text))
+        if weight <= 9 and span.size < 0.75 * largest:
+            weight = 1
         letters[(round(span.size, 1), span.font, span.bold, span.italic)] += weight
     sizes: Counter[float] = Counter()
     for (size, _, _, _), count in letters.items():
@@ -200,7 +222,12 @@ def _line(page: int, spans: list[_Span]) -> Line | None:
     baseline = baselines[len(baselines) // 2]
     parts: list[str] = []
     previous: _Span | None = None
-    for span in spans:
+    n_lead = _n_leading(spans)
+    lead = ""
+    parts_before: list[int] = []
+    for index, span in enumerate(spans):
+        if n_lead and index == n_lead:
+            lead = _clean("".join(parts))
         gap = span.x0 - previous.x1 if previous else 0.0
         text = span.text
         before = parts[-1] if parts else ""
@@ -208,12 +235,14 @@ def _line(page: int, spans: list[_Span]) -> Line | None:
         raised = span.size < 0.85 * size and baseline - span.baseline > SUPERSCRIPT_RAISE * size
         if apart or (raised and before and not before.endswith(" ") and _is_citation_mark("".join(parts[-3:]), text)):
             parts.append(" ")
+        parts_before.append(len(parts))
         parts.append(text)
         if text.strip() or previous is None:
             previous = span
-    text = mend.accents(re.sub(r"\s+", " ", "".join(parts)).strip())
+    text = _clean("".join(parts))
     if not text:
         return None
+    pieces = _pieces(spans, parts_before, parts, size)
     first = next((s for s in spans if s.text.strip()), spans[0])
     inked = [s for s in spans if s.text.strip()]
     y0, y1 = min(s.y0 for s in main), max(s.y1 for s in main)
@@ -232,7 +261,63 @@ def _line(page: int, spans: list[_Span]) -> Line | None:
         italic=italic > 0.6 * total,
         bold_start=first.bold,
         text=text,
+        color=first.color,
+        lead=len(lead) if text.startswith(lead) else 0,
+        lead_font=first.font if lead else "",
+        lead_x1=max((s.x1 for s in spans[:n_lead] if s.text.strip()), default=0.0),
+        parts=pieces,
     )
+
+
+def _pieces(
+    spans: Sequence[_Span], starts: Sequence[int], parts: Sequence[str], size: float
+) -> tuple[tuple[float, float, str], ...]:
+    """The line cut at wide gaps; `starts` has the place of each span's text in `parts`."""
+    if len(spans) == 1 and "  " not in spans[0].text:
+        return ()
+    found: list[tuple[float, float, list[str]]] = []
+    ends = [*starts[1:], len(parts)]
+    for span, start, end in zip(spans, starts, ends, strict=True):
+        runs = _inked_runs(span)
+        between = "".join(parts[start + 1 : end])
+        for index, (x0, x1, text) in enumerate(runs):
+            if found and x0 - found[-1][1] <= PART_GAP * size:
+                found[-1] = (found[-1][0], max(found[-1][1], x1), [*found[-1][2], text])
+            else:
+                found.append((x0, x1, [text]))
+            blank = index < len(runs) - 1 or span.text[-1:].isspace()
+            found[-1][2].append(" " if blank else between)
+    return tuple((x0, x1, _clean("".join(texts))) for x0, x1, texts in found) if len(found) > 1 else ()
+
+
+def _inked_runs(span: _Span) -> list[tuple[float, float, str]]:
+    """A span without the blanks around it, cut where it has several in a row, with the places of each run (by the
+    mean width of its characters)."""
+    text = span.text
+    pitch = (span.x1 - span.x0) / len(text)
+    matches = list(re.finditer(r"\S+(?:\s\S+)*", text))
+    if len(matches) == 1:
+        blank = min(pitch, 0.3 * span.size)
+        start, end = matches[0].span()
+        return [(span.x0 + blank * start, span.x1 - blank * (len(text) - end), text[start:end])]
+    return [(span.x0 + pitch * match.start(), span.x0 + pitch * match.end(), match.group()) for match in matches]
+
+
+def _clean(text: str) -> str:
+    return mend.accents(re.sub(r"\s+", " ", text).strip())
+
+
+def _n_leading(spans: Sequence[_Span]) -> int:
+    """Number of spans at the start that are set unlike the letters after them; 0 if there are none."""
+    inked = [index for index, span in enumerate(spans) if span.text.strip()]
+    if not inked:
+        return 0
+    first = spans[inked[0]]
+    for index in inked[1:]:
+        span = spans[index]
+        if span.font != first.font and any(map(str.isalpha, span.text)) and span.size > 0.85 * first.size:
+            return index
+    return 0
 
 
 @dataclasses.dataclass(slots=True)
@@ -355,7 +440,7 @@ def page_lines(raw: dict[str, Any], number: int) -> Page:
             line_ = _line(number, spans)
             if line_:
                 if main:
-                    line_.x0, line_.y0, line_.x1, line_.y1 = _turned(
+                    line_.x0, line_.y0, line_.x1, line_.y1 = turned(
                         (line_.x0, line_.y0, line_.x1, line_.y1), main, width, height
                     )
                 sideways.append(line_)

@@ -22,6 +22,7 @@ STANDS_ALONE = re.compile(
     re.I,
 )
 """Headings that are often set tight on the text that follows."""
+SECTION_NUMBER = re.compile(r"\d{1,2}(?:\.\d{1,2}){1,4}\.?\s+[^\W\d_]")
 SENTENCE_END = re.compile(r"[.!?:;]['\"”’)\]]*(?:\s?\d{1,3}(?:[,–-]\s?\d{1,3})*)?$")
 
 
@@ -42,6 +43,10 @@ class Region:
     """The kind is settled (by what it was made from)."""
     html: str = ""
     """Of a table: its rows and cells."""
+    confidence: float = 1.0
+    """Probability of the kind, 0..1."""
+    run_in: bool = False
+    """Of a heading: set on the first line of its text."""
 
     @property
     def x0(self) -> float:
@@ -170,6 +175,51 @@ def _is_capitals(text: str) -> bool:
     return text.isupper() and len(re.findall(r"[^\W\d_]{3,}", text)) >= 2
 
 
+def _heads(current: Sequence[Line], line: Line, left: float, right: float) -> bool:
+    """Whether the lines so far are set in one style as a heading and `line` in another one, or as the next heading."""
+    previous = current[-1]
+    first = line.text[:1]
+    if len(current) > 3 or previous.x1 > right - 0.08 * (right - left) or first.islower() or first in "([":
+        return False
+    if len(previous.text) < 4 or previous.text[-1] in ",;-" or current[0].text[:1].islower():
+        return False
+    if any(other.font != previous.font or other.lead for other in current):
+        return False
+    if SECTION_NUMBER.match(line.text) and len(current) == 1 and SECTION_NUMBER.match(previous.text):
+        return True
+    if len(current) == 1 and previous.bold and line.bold and previous.text.isupper() and not line.text.isupper():
+        return len(previous.text) > 5
+    apart = previous.font != (line.lead_font or line.font) or previous.color != line.color
+    return apart and len(line.text) > 3 and any(map(str.isalpha, previous.text))
+
+
+def _goes_on_heading(current: Sequence[Line], line: Line, right: float) -> bool:
+    """Whether a run-in heading that fills the lines so far ends on `line`, before its text."""
+    previous = current[-1]
+    return (
+        0 < line.lead < 0.7 * len(line.text)
+        and len(current) < 3
+        and all(other.lead == 0 and other.font == line.lead_font for other in current)
+        and line.font != line.lead_font
+        and previous.x1 > right - 6 * previous.size
+        and 0 < line.baseline - previous.baseline < 1.8 * previous.size
+    )
+
+
+def _goes_on_run_in(current: Sequence[Line], line: Line, right: float) -> bool:
+    """Whether `line` goes on with the text behind a run-in heading, which may be larger and bolder than the text."""
+    previous = current[-1]
+    return (
+        0 < previous.lead < len(previous.text) - 10
+        and (len(current) == 1 or all(other.font == previous.lead_font for other in current[:-1]))
+        and line.font != previous.lead_font
+        and (line.font == previous.font or not (line.bold or previous.font != previous.lead_font))
+        and (previous.bold_start or previous.size > line.size + 0.6)
+        and previous.x1 > right - 6 * previous.size
+        and 0 < line.baseline - previous.baseline < 1.8 * previous.size
+    )
+
+
 def _breaks(
     current: Sequence[Line], line: Line, following: Line | None, left: float, right: float, leading: float
 ) -> bool:
@@ -186,6 +236,10 @@ def _breaks(
         and _is_capitals(current[0].text)
     ):
         return True
+    if _heads(current, line, left, right):
+        return True
+    if _goes_on_heading(current, line, right) or _goes_on_run_in(current, line, right):
+        return False
     if len(current) == 1 and STANDS_ALONE.fullmatch(previous.text) and previous.text[:1].isupper():
         return True
     size = max(previous.size, line.size)
@@ -197,7 +251,8 @@ def _breaks(
     if previous.bold != line.bold and not (line.bold_start and previous.bold):
         if previous.bold and not SENTENCE_END.search(previous.text) and line.text[:1].islower():
             return False
-        if len(line.text) > 3 and len(previous.text) > 3:
+        in_sentence = not SENTENCE_END.search(previous.text) and line.text[:1] in "([" and not previous.bold
+        if len(line.text) > 3 and len(previous.text) > 3 and not in_sentence:
             return True
     if LIST_MARK.match(line.text) and (SENTENCE_END.search(previous.text) or LIST_MARK.match(current[0].text)):
         return True

@@ -24,15 +24,18 @@ from pydantic import TypeAdapter, ValidationError
 import hiperrag
 from hiperrag.parsing.errors import ParseError
 from hiperrag.parsing.inputs import MAX_BYTES, Input, iter_rows
+from hiperrag.parsing.options import ParseOptions
 from hiperrag.parsing.ready_text import document_from_row as ready_document
 from hiperrag.records import Document, Quarantined
 
-PARSER = "hiperrag.parsing.fast:parse_pdf"
+PARSER = "hiperrag.parsing.oreo:parse_pdf"
 SECONDS_PER_FILE = 120.0
+SECONDS_PER_PAGE = 60.0
 MEGABYTES_PER_FILE = 4096
 
 _START_SECONDS = 300.0  # importing from a busy parallel file system can take minutes
 _STARTS = 3  # a child may be killed from outside while it starts
+_MAX_LOST_PAGES = 5
 _FILES_PER_CHILD = 500  # bounds what leaks in a C library can add up to
 _MAX_REPLY = 512 << 20
 _HEADER = 8
@@ -44,7 +47,9 @@ class Limits:
     """What one file may cost."""
 
     seconds: float = SECONDS_PER_FILE
-    """Wall-clock time."""
+    """Wall-clock time, without that of recognising characters."""
+    page_seconds: float = SECONDS_PER_PAGE
+    """Wall-clock time of one page, recognition included."""
     megabytes: int = MEGABYTES_PER_FILE
     """Memory of the child process (data segment: heap, stacks, private mappings)."""
     max_bytes: int = MAX_BYTES
@@ -52,25 +57,31 @@ class Limits:
 
 
 class _ChildLostError(Exception):
-    """The child died or was killed; `kind` is "timeout", "memory", "crashed" or "killed" (from outside)."""
+    """The child died or was killed; `kind` is "timeout", "memory", "crashed" or "killed" (from outside).
 
-    def __init__(self, kind: str, message: str) -> None:
+    `page` is the one it was at, 0 if none is to blame; `together`: or one of those recognised together with it.
+    """
+
+    def __init__(self, kind: str, message: str, page: int = 0, together: bool = False) -> None:
         super().__init__(message)
         self.kind = kind
         self.message = message
+        self.page = page
+        self.together = together
 
 
 class Sandbox:
     """Parses PDF inputs in a reusable child process; a context manager.
 
-    `parser` names a function `(data, source, doc_id) -> Document` as "module:function". Use from one thread:
-    the child dies with the thread that started it.
+    `parser` names a function `(data, source, doc_id, options, on_page) -> Document` as "module:function". Use from
+    one thread: the child dies with the thread that started it.
     """
 
     def __init__(self, limits: Limits | None = None, parser: str = PARSER) -> None:
         self._limits = limits or Limits()
         self._parser = parser
         self._child: _Child | None = None
+        self._lost: _ChildLostError | None = None
 
     def __enter__(self) -> Sandbox:
         return self
@@ -95,24 +106,40 @@ class Sandbox:
             self._child.kill()
             self._child = None
 
-    def parse(self, item: Input) -> Document:
-        """The document of a PDF input.
+    def parse(self, item: Input, options: ParseOptions | None = None) -> Document:
+        """The document of a PDF input, without the pages that cost a child its life.
 
         Raises ParseError: the parser's own errors and those of `read_bytes`; "damaged" for any other
         exception in the parser, "unavailable" if it lacks a module; "timeout"; "memory" and "crashed" if it
         cost two children their life, the second one fresh, so that what an earlier file or a stranger's kill
         left behind is not held against this one. Raises RuntimeError if no child can be started.
         """
+        options = options or ParseOptions()
+        while True:
+            self._lost = None
+            try:
+                return self._parse(item, options)
+            except ParseError as error:
+                lost = self._lost
+                if not lost or not lost.page or len(options.skip) >= _MAX_LOST_PAGES or lost.page in options.skip:
+                    raise
+                if lost.together:
+                    options = dataclasses.replace(options, batch=1)
+                else:
+                    options = dataclasses.replace(options, skip={**options.skip, lost.page: error.message})
+
+    def _parse(self, item: Input, options: ParseOptions) -> Document:
         for fresh in (False, True):
             if self._child and (fresh or self._child.n_files >= _FILES_PER_CHILD):
                 self.close()
             child = self._child = self._child or self._start()
             reused = child.n_files > 0
             try:
-                reply = child.ask(item, self._limits)
+                reply = child.ask(item, options, self._limits)
             except _ChildLostError as lost:
                 self.close()
                 if fresh or lost.kind == "timeout" or (lost.kind == "memory" and not reused):
+                    self._lost = lost
                     raise ParseError("crashed" if lost.kind == "killed" else lost.kind, lost.message) from None
                 continue
             if reply.document:
@@ -121,6 +148,7 @@ class Sandbox:
                 self.close()  # its heap may be too fragmented for the next file
                 if reused and not fresh:
                     continue
+                self._lost = _ChildLostError("memory", reply.message, reply.at)
             raise ParseError(reply.error, reply.message)
         raise AssertionError("the second attempt returns or raises")
 
@@ -131,9 +159,44 @@ class _Reply:
     document: Document | None = None
     error: str = ""
     message: str = ""
+    page: int = -1
+    """The page that work begins on; the answer itself has none."""
+    recognise: int = 0
+    at: int = 0
+    """The page that work was on when the answer was ready, 0 for none."""
 
 
 _REPLY = TypeAdapter(_Reply)
+
+
+class _Clock:
+    """When a file, or the page it is at, has had its time. Recognition is on the page's time alone."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._page_seconds = limits.page_seconds
+        self._file = time.monotonic() + limits.seconds
+        self._page, self._recognise, self._since = 0, 0, time.monotonic()
+
+    def turn(self, page: int, recognise: int) -> None:
+        """Work on a page (or several that are recognised together) begins, and ends on the one before."""
+        now = time.monotonic()
+        if self._recognise:
+            self._file += now - self._since
+        self._page, self._recognise, self._since = page, recognise, now
+
+    @property
+    def deadline(self) -> float:
+        page = self._since + self._page_seconds * max(1, self._recognise)
+        if self._recognise:
+            return page
+        return min(self._file, page) if self._page else self._file
+
+    def blamed(self, lost: _ChildLostError) -> _ChildLostError:
+        """The loss with the page it is due to, if one is: not where the file as a whole took too long."""
+        whole = lost.kind == "timeout" and time.monotonic() >= self._file and not self._recognise
+        if not self._page or whole:
+            return lost
+        return _ChildLostError(lost.kind, f"page {self._page}: {lost.message}", self._page, self._recognise > 1)
 
 
 class _Child:
@@ -141,6 +204,7 @@ class _Child:
 
     def __init__(self, parser: str, limits: Limits) -> None:
         self.n_files = 0
+        self._received = bytearray()
         self._limit = limits.megabytes << 20
         root = str(Path(hiperrag.__file__).resolve().parents[1])
         search_path = os.pathsep.join(dict.fromkeys([*(p for p in sys.path if p), root]))
@@ -164,26 +228,32 @@ class _Child:
             self.kill()
             raise
 
-    def ask(self, item: Input, limits: Limits) -> _Reply:
+    def ask(self, item: Input, options: ParseOptions, limits: Limits) -> _Reply:
         """Send a request, wait for the reply. Raises _ChildLostError; the child is dead then."""
         self.n_files += 1
-        request = json.dumps({"id": self.n_files, "input": item.to_row(), "max_bytes": limits.max_bytes}).encode()
-        deadline = time.monotonic() + limits.seconds
+        asked = {"id": self.n_files, "input": item.to_row(), "max_bytes": limits.max_bytes, "options": options.to_row()}
+        request = json.dumps(asked).encode()
+        clock = _Clock(limits)
         stdin = self._pipe(self._process.stdin)
         try:
             stdin.write(len(request).to_bytes(_HEADER, "big") + request)
             stdin.flush()
         except BrokenPipeError:
             raise self._death(0) from None
-        try:
-            reply = _REPLY.validate_json(self._receive(deadline), strict=True)
-        except ValidationError:
-            self._kill_group()
-            raise _ChildLostError("crashed", "the parser process gave an answer that is none") from None
-        if reply.id != self.n_files:
-            self._kill_group()
-            raise _ChildLostError("crashed", "the parser process answered what was not asked")
-        return reply
+        while True:
+            try:
+                reply = _REPLY.validate_json(self._receive(clock.deadline), strict=True)
+            except ValidationError:
+                self._kill_group()
+                raise _ChildLostError("crashed", "the parser process gave an answer that is none") from None
+            except _ChildLostError as lost:
+                raise clock.blamed(lost) from None
+            if reply.id != self.n_files:
+                self._kill_group()
+                raise _ChildLostError("crashed", "the parser process answered what was not asked")
+            if reply.page < 0:
+                return reply
+            clock.turn(reply.page, reply.recognise)
 
     def kill(self) -> None:
         """End the child and close its pipes."""
@@ -205,11 +275,17 @@ class _Child:
         self._process.wait()
 
     def _receive(self, deadline: float) -> bytes:
-        received = bytearray()
-        expected = _HEADER
+        """The next message."""
         peak = 0
-        output = self._pipe(self._process.stdout).fileno()
-        while len(received) < expected:
+        while True:
+            length = int.from_bytes(self._received[:_HEADER], "big") if len(self._received) >= _HEADER else None
+            if length is not None and length > _MAX_REPLY:
+                self._kill_group()
+                raise _ChildLostError("memory", f"the parsed document is larger than {_MAX_REPLY} bytes")
+            if length is not None and len(self._received) >= _HEADER + length:
+                message = bytes(self._received[_HEADER : _HEADER + length])
+                del self._received[: _HEADER + length]
+                return message
             left = deadline - time.monotonic()
             if left <= 0:
                 self._kill_group()
@@ -217,16 +293,10 @@ class _Child:
             if not self._readable(min(left, _WATCH_SECONDS)):
                 peak = max(peak, self._peak_memory())
                 continue
-            data = os.read(output, 1 << 20)
+            data = os.read(self._pipe(self._process.stdout).fileno(), 1 << 20)
             if not data:
                 raise self._death(peak)
-            received += data
-            if expected == _HEADER <= len(received):
-                expected += int.from_bytes(received[:_HEADER], "big")
-                if expected > _MAX_REPLY:
-                    self._kill_group()
-                    raise _ChildLostError("memory", f"the parsed document is larger than {_MAX_REPLY} bytes")
-        return bytes(received[_HEADER:expected])
+            self._received += data
 
     def _readable(self, seconds: float) -> bool:
         poll = select.poll()
@@ -264,8 +334,8 @@ class _Child:
 
 def parse_inputs(
     inputs: Sequence[Input],
-    seconds_per_file: float = SECONDS_PER_FILE,
-    megabytes_per_file: int = MEGABYTES_PER_FILE,
+    limits: Limits | None = None,
+    options: ParseOptions | None = None,
     on_done: Callable[[int], None] | None = None,
     parser: str = PARSER,
 ) -> tuple[list[Document], list[Quarantined]]:
@@ -277,9 +347,9 @@ def parse_inputs(
     """
     documents: list[Document] = []
     quarantined: list[Quarantined] = []
-    with Sandbox(Limits(seconds_per_file, megabytes_per_file), parser) as sandbox:
+    with Sandbox(limits, parser) as sandbox:
         for done, item in enumerate(inputs, start=1):
-            for outcome in _parse_rows(item) if item.kind == "rows" else [_parse_pdf(sandbox, item)]:
+            for outcome in parse_input(sandbox, item, options):
                 if isinstance(outcome, Document):
                     documents.append(outcome)
                 else:
@@ -289,11 +359,14 @@ def parse_inputs(
     return documents, quarantined
 
 
-def _parse_pdf(sandbox: Sandbox, item: Input) -> Document | Quarantined:
+def parse_input(sandbox: Sandbox, item: Input, options: ParseOptions | None = None) -> list[Document | Quarantined]:
+    """The document of a PDF, or of each row of ready text; an entry of the quarantine for what cannot be parsed."""
+    if item.kind == "rows":
+        return list(_parse_rows(item))
     try:
-        return sandbox.parse(item)
+        return [sandbox.parse(item, options)]
     except ParseError as error:
-        return Quarantined(item.source, "parse", error.error, error.message)
+        return [Quarantined(item.source, "parse", error.error, error.message)]
 
 
 def _parse_rows(item: Input) -> Iterator[Document | Quarantined]:

@@ -21,13 +21,14 @@ from typing import IO, Any
 
 from hiperrag.parsing.errors import ParseError
 from hiperrag.parsing.inputs import Input, read_bytes
+from hiperrag.parsing.options import OnPage, ParseOptions
 from hiperrag.records import Document
 
 _PR_SET_PDEATHSIG = 1
 _HEADER = 8
 _OUT_OF_MEMORY = re.compile(r"(m|c|re)alloc.*fail|bad_alloc|out of memory|cannot (allocate|map)", re.IGNORECASE)
 
-_Parser = Callable[[bytes, str, str], Document]
+_Parser = Callable[[bytes, str, str, ParseOptions, OnPage], Document]
 
 
 def main(parser: str, memory: int, seconds: float, parent: int) -> None:
@@ -43,14 +44,30 @@ def main(parser: str, memory: int, seconds: float, parent: int) -> None:
     while request := _receive(requests):
         _limit_processor_time(seconds)
         asked = json.loads(request)
-        _send(replies, {"id": asked["id"], **_answer(parse, asked)})
+        steps = _Steps(replies, asked["id"], seconds)
+        _send(replies, {"id": asked["id"], **_answer(parse, asked, steps), "at": steps.page})
 
 
-def _answer(parse: _Parser, request: dict[str, Any]) -> dict[str, Any]:
+class _Steps:
+    """Tells the parent which page work begins on."""
+
+    def __init__(self, replies: IO[bytes], number: int, seconds: float) -> None:
+        self._replies, self._number, self._seconds = replies, number, seconds
+        self.page = 0
+
+    def __call__(self, page: int, recognise: int) -> None:
+        self.page = page
+        if recognise:
+            _limit_processor_time(self._seconds)
+        _send(self._replies, {"id": self._number, "page": page, "recognise": recognise})
+
+
+def _answer(parse: _Parser, request: dict[str, Any], on_page: OnPage) -> dict[str, Any]:
     try:
         item = Input.from_row(request["input"])
         data = read_bytes(item, request["max_bytes"])
-        document = parse(data, item.source, hashlib.sha256(data).hexdigest()[:32])
+        options = ParseOptions.from_row(request["options"])
+        document = parse(data, item.source, hashlib.sha256(data).hexdigest()[:32], options, on_page)
         return {"document": dataclasses.asdict(document)}
     except MemoryError:
         return {"error": "memory", "message": "parsing needs more memory than the limit"}

@@ -10,6 +10,9 @@ from hiperrag.records import Block, BlockKind
 
 _FLOW = frozenset({"paragraph", "list", "equation", "code"})
 _TABLE_LABEL = re.compile(r"\s*(supplementary\s+|extended\s+data\s+)?tab(le|\.)", re.IGNORECASE)
+_HEADER_ROW = re.compile(r"<tr>(?:<th[^>]*>[^<]*</th>)+</tr>")
+_FIRST_LINE = re.compile(r".{1,120}?(?:(?<=[^\d\s.][.:])(?=\s)|$)|.{1,120}(?=\s)")
+"""A caption's first sentence, or as much of it as is worth repeating."""
 _HYPHENS = ("-", "\u00ad")
 
 
@@ -26,6 +29,10 @@ class Stream:
     """Blocks that belong to it but give no text: the figure of a caption."""
     place: int = 0
     """Index of its first block, which orders the streams."""
+    lead: str = ""
+    """Of a table: first line of its caption and rows of its header, for passages that start further down."""
+    lead_end: int = 0
+    """Where the rows below the header start in `text`."""
 
     def append(self, block: Block, separator: str) -> None:
         """Add a block's text."""
@@ -119,6 +126,16 @@ class _Collector:
         for block in blocks:
             separator = "\n\n" if stream.spans and stream.spans[-1][2] is caption else "\n"
             stream.append(block, separator)
+        _set_lead(stream, caption, blocks[0])
+
+
+def _set_lead(stream: Stream, caption: Block | None, table: Block) -> None:
+    start = next(first for first, _, block in stream.spans if block is table)
+    rows = table.text.strip().splitlines(keepends=True)
+    header = rows[: min(len(_HEADER_ROW.findall(table.html)), len(rows) - 1)] if rows else []
+    first_line = _FIRST_LINE.match(" ".join(caption.text.split())) if caption else None
+    stream.lead = (f"{first_line.group()}\n\n" if first_line else "") + "".join(header)
+    stream.lead_end = start + len("".join(header))
 
 
 def _join(stream: Stream, block: Block) -> None:
@@ -140,7 +157,11 @@ def _body(blocks: Sequence[Block]) -> list[int]:
 
 
 def _floats(blocks: Sequence[Block]) -> list[list[int]]:
-    """Runs of blocks that make one table (a parser may give a block per row) or one figure."""
+    """Runs of blocks that make one table (a parser may give a block per row) or one figure.
+
+    A block that a caption is said to be about starts a run of its own.
+    """
+    told = {block.about for block in blocks if block.kind == "caption"}
     runs: list[list[int]] = []
     previous: int | None = None
     for i in _body(blocks):
@@ -149,7 +170,7 @@ def _floats(blocks: Sequence[Block]) -> list[list[int]]:
                 blocks[i].kind,
                 blocks[i].page,
             )
-            if same:
+            if same and i not in told:
                 runs[-1].append(i)
             else:
                 runs.append([i])
@@ -158,14 +179,22 @@ def _floats(blocks: Sequence[Block]) -> list[list[int]]:
 
 
 def _pair_captions(blocks: Sequence[Block], floats: Sequence[list[int]]) -> dict[int, list[int]]:
-    """Index of a caption -> the run of the table or figure directly before or behind it, on the same page."""
+    """Index of a caption -> the run of the table or figure it is about.
+
+    Where the parser does not say which, it is the one directly before or behind it, on the same page.
+    """
     body = _body(blocks)
     by_edge = {edge: run for run in floats for edge in (run[0], run[-1])}
     pairs: dict[int, list[int]] = {}
     taken: set[int] = set()
+    for index, caption in enumerate(blocks):
+        run = by_edge.get(caption.about) if caption.kind == "caption" else None
+        if run is not None and run[0] not in taken:
+            pairs[index] = run
+            taken.add(run[0])
     for place, index in enumerate(body):
         caption = blocks[index]
-        if caption.kind != "caption":
+        if caption.kind != "caption" or caption.about >= 0:
             continue
         wanted = "table" if _TABLE_LABEL.match(caption.text) else "figure"
         beside = [by_edge[i] for i in body[max(0, place - 1) : place] + body[place + 1 : place + 2] if i in by_edge]

@@ -5,31 +5,57 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from hiperrag.parsing import frontmatter, mend, references, typography
+from hiperrag.parsing import blocks, frontmatter, headings, mend, references, typography
 from hiperrag.parsing.lines import Page
 from hiperrag.parsing.regions import LIST_MARK, SENTENCE_END, Region
 from hiperrag.parsing.typography import Style
+from hiperrag.parsing.vision import Detection
 from hiperrag.records import BlockKind
 
 _RELATION = re.compile(r"[=<>≤≥≈≡∈⊂⊆∀∃→⇒⇔↔↦∑∏∫√∂≠∝≅⟨]|\(\d{1,3}[a-z]?\)$")
+_SPACED = re.compile(r"abstract|introduction|references|discussion|methods|results|conclusions?|summary", re.I)
 _NOTE_MARK = re.compile(r"(?:[*†‡§¶∗#]|\d{1,2}\s?[A-Z]|[a-z]\s?[A-Z])")
 
 
+def set_text(region: Region, words: Mapping[str, int]) -> None:
+    """Join the lines of a region; those of code stay lines."""
+    texts = [line.text for line in region.lines]
+    mono = typography.MONOSPACED.search(region.lines[0].font)
+    region.text = "\n".join(texts) if mono else mend.join_all(texts, words)
+    if len(texts) == 1 and len(region.text) < 30:  # "Ref erences"
+        whole = region.text.replace(" ", "")
+        if whole != region.text and _SPACED.fullmatch(whole):
+            region.text = whole
+
+
 def classify(
-    found: list[Region], pages: Sequence[Page], style: Style, words: Mapping[str, int], metadata_title: str
+    found: list[Region],
+    pages: Sequence[Page],
+    style: Style,
+    words: Mapping[str, int],
+    metadata_title: str,
+    detections: Mapping[int, Sequence[Detection]],
 ) -> tuple[list[Region], frontmatter.FrontMatter]:
     """Kind, level, text and continuation of every region; the regions of the references are split by entry."""
-    for region in found:
-        texts = [line.text for line in region.lines]
-        mono = typography.MONOSPACED.search(region.lines[0].font)
-        region.text = "\n".join(texts) if mono else mend.join_all(texts, words)
-    style = typography.refine(style, found)
-    front = frontmatter.find(found, _first_page(found, pages), style, metadata_title)
-    _body(found[front.end :], pages, style)
+    front = rule_kinds(found, pages, style, metadata_title)
+    blocks.settle(found, pages, blocks.trained().probabilities(blocks.features(found, pages, style)), detections)
+    found = [*found[: front.end], *headings.split_run_in(found[front.end :], style, words)]
     found = references.split_entries(found, words)
-    typography.set_levels([region for region in found if region.kind == "heading"])
+    headings.set_levels([region for region in found if region.kind == "heading"])
     _continue(found, words)
     return found, front
+
+
+def rule_kinds(
+    found: Sequence[Region], pages: Sequence[Page], style: Style, metadata_title: str
+) -> frontmatter.FrontMatter:
+    """Kinds of the regions by rules alone."""
+    settled = [(region, region.kind) for region in found if region.known]
+    front = frontmatter.find(found, _first_page(found, pages), style, metadata_title)
+    for region, kind in settled:
+        region.kind = kind
+    _body(found[front.end :], pages, style)
+    return front
 
 
 def _first_page(found: Sequence[Region], pages: Sequence[Page]) -> Page:
@@ -58,7 +84,9 @@ def _body(found: Sequence[Region], pages: Sequence[Page], style: Style) -> None:
             reference = reference or region
         elif caption is not None and _goes_on_caption(caption, region):
             region.kind, region.continues = "caption", True
-        elif _heads_text(region, found[index + 1] if index + 1 < len(found) else None, style):
+        elif _heads_text(region, following := found[index + 1] if index + 1 < len(found) else None, style) or (
+            following is not None and _stands_alone(found[index - 1] if index else None, region, following, style)
+        ):
             region.kind, caption = "heading", None
         else:
             region.kind = _running_kind(region, caption, style, heights[region.page])
@@ -119,6 +147,32 @@ def _heads_text(region: Region, following: Region | None, style: Style) -> bool:
     )
 
 
+def _stands_alone(above: Region | None, region: Region, following: Region, style: Style) -> bool:
+    """Whether a short line that looks like running text stands on top of it, with space around it."""
+    first, text = region.lines[0], region.text
+    apart = (
+        above is None or above.page != region.page or above.y0 > region.y0 or region.y0 - above.y1 > 0.5 * first.size
+    )
+    words = re.findall(r"[^\W\d_]{2,}", text)
+    return (
+        apart
+        and len(region.lines) == 1
+        and region.page == following.page
+        and 0.25 * first.size < following.y0 - region.y1 < 2.5 * first.size
+        and abs(following.left - region.left) < 2 * first.size
+        and abs(region.size - style.size) < 0.45
+        and first.x0 < region.left + first.size
+        and first.x1 < region.right - 0.12 * (region.right - region.left)
+        and 3 < len(text) < 120
+        and text[:1].isupper()
+        and text[-1] not in ".,;:?!"
+        and sum(map(len, words)) > 0.75 * len(text)
+        and following.text[:1].isupper()
+        and abs(following.size - style.size) < 0.45
+        and typography.is_prose(following)
+    )
+
+
 def _running_kind(region: Region, caption: Region | None, style: Style, page_height: float) -> BlockKind:
     """Kind of a region that is neither heading nor caption. `caption` is the latest one with no text since."""
     text = region.text
@@ -141,7 +195,7 @@ def _running_kind(region: Region, caption: Region | None, style: Style, page_hei
         return "footnote" if len(text) < 1500 or region.y0 > 0.6 * page_height else "paragraph"
     if not in_table and LIST_MARK.match(text):
         return "list"
-    if not in_table and _is_equation(region, style):
+    if not in_table and is_equation(region, style):
         return "equation"
     if region.n_rows_split >= max(1, 0.3 * len(region.lines)) and not prose:
         return "table"
@@ -155,7 +209,7 @@ def _running_kind(region: Region, caption: Region | None, style: Style, page_hei
     return "paragraph"
 
 
-def _is_equation(region: Region, style: Style) -> bool:
+def is_equation(region: Region, style: Style) -> bool:
     """A displayed formula: relations or operators, few words, set in or near the size of the text."""
     if typography.is_prose(region) or len(region.text) > 300 or region.size < style.size - 1.6:
         return False

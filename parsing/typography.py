@@ -93,11 +93,6 @@ RUN_IN_BACK_MATTER = re.compile(
 )
 """The same, and others, as the first words of a paragraph."""
 MONOSPACED = re.compile(r"courier|mono(?!type)|cmtt|consol|menlo|sftt|lmtt|typewriter|inconsolata|lucidasanstyp", re.I)
-_MAIN = re.compile(
-    r"(?:introduction|(?:materials? (?:and|&) )?methods|results(?: (?:and|&) discussion)?|discussion|conclusions?|"
-    r"references|acknowledge?ments?)\s*:?",
-    re.I,
-)
 _NUMBERED = re.compile(r"(?P<number>(?:\d{1,2}|[A-Z])(?:\.\d{1,2}){0,4}|[IVX]{1,5})[.)]?\s+(?P<rest>\S.*)")
 
 
@@ -209,6 +204,9 @@ def is_heading(region: Region, style: Style) -> bool:
         return False
     if KNOWN_HEADINGS.fullmatch(text):
         return True
+    last = region.lines[-1]
+    if len(last.text) - last.lead > 20 and last.lead > 3 and last.bold_start:
+        return False  # a run-in heading with its text
     first = re.search(r"[^\W\d_]", text)
     starts_lower = bool(first and first.group().islower())
     if region.size < style.size - 0.9 or (starts_lower and not _NUMBERED.match(text)):
@@ -236,20 +234,3 @@ def _look(region: Region) -> tuple[float, bool, bool]:
 def same_look(a: Region, b: Region) -> bool:
     """Whether two headings are set alike."""
     return _look(a) == _look(b) and a.lines[0].font == b.lines[0].font
-
-
-def set_levels(headings: Sequence[Region]) -> None:
-    """Levels from section numbers where there are any, else from the rank of the typography."""
-    # Larger is higher; at one size capitals, then bold are higher.
-    ranked = sorted({_look(h) for h in headings}, key=lambda look: (-look[0], not look[2], not look[1]))
-    ranks = {look: index for index, look in enumerate(ranked)}
-    main = Counter(ranks[_look(h)] for h in headings if _MAIN.fullmatch(h.text))
-    top = main.most_common(1)[0][0] if main else 0
-    for region in headings:
-        match = _NUMBERED.match(region.text)
-        if match and match.group("number")[0].isdigit():
-            region.level = min(6, match.group("number").count(".") + 1)
-        elif ABSTRACT.fullmatch(region.text) or REFERENCES.fullmatch(region.text):
-            region.level = 1
-        else:
-            region.level = min(6, max(1, ranks[_look(region)] - top + 1))

@@ -13,7 +13,9 @@ import pytest
 
 from hiperrag.parsing.body import body_text
 from hiperrag.parsing.errors import ParseError
-from hiperrag.parsing.fast import load_pymupdf, parse_pdf
+from hiperrag.parsing.options import ParseOptions
+from hiperrag.parsing.oreo import parse_pdf
+from hiperrag.parsing.reading import load_pymupdf
 from hiperrag.records import Document
 
 pymupdf = load_pymupdf()
@@ -24,6 +26,8 @@ LINE = 12.0
 WORDS = [
     "coral", "reefs", "lose", "colour", "when", "water", "stays", "warm", "and", "algae", "leave", "their", "hosts",
 ]  # fmt: skip
+
+FAST = ParseOptions("fast")
 
 
 def prose(start: int, n_lines: int, words_a_line: int) -> list[str]:
@@ -54,7 +58,7 @@ class Maker:
         return y
 
     def parse(self) -> Document:
-        return parse_pdf(self.pdf.tobytes(), "made.pdf", "made")
+        return parse_pdf(self.pdf.tobytes(), "made.pdf", "made", FAST)
 
 
 def kinds(document: Document, kind: str) -> list[str]:
@@ -347,7 +351,7 @@ def blank() -> bytes:
 )
 def test_unusable_files(make: Callable[[], bytes], errors: set[str], capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ParseError) as caught:
-        parse_pdf(make(), "x.pdf", "x")
+        parse_pdf(make(), "x.pdf", "x", FAST)
     assert caught.value.error in errors
     assert caught.value.message
     assert "\n" not in caught.value.message
@@ -356,7 +360,7 @@ def test_unusable_files(make: Callable[[], bytes], errors: set[str], capfd: pyte
 
 def outcome(data: bytes) -> tuple[Document | None, ParseError | None]:
     try:
-        return parse_pdf(data, "x.pdf", "x"), None
+        return parse_pdf(data, "x.pdf", "x", FAST), None
     except ParseError as error:
         return None, error
 

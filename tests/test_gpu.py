@@ -377,6 +377,8 @@ def test_without_a_gpu_everything_stays_on_the_cpu(tokens, centroids, monkeypatc
     monkeypatch.setenv(gpu.VARIABLE, "tpu")
     with pytest.raises(UserError, match="auto, cpu or cuda"):
         gpu.devices()
+    with pytest.raises(UserError, match="auto, cpu or cuda"):
+        gpu.pays(1)
     monkeypatch.delenv(gpu.VARIABLE)
     vectors_of, offsets = unit(np.random.default_rng(2).standard_normal((9, 48))), np.array([0, 4, 9])
     np.testing.assert_array_equal(
@@ -387,6 +389,8 @@ def test_without_a_gpu_everything_stays_on_the_cpu(tokens, centroids, monkeypatc
 
 def test_nothing_loads_torch_where_no_gpu_is_wanted():
     code = "import sys; from hiperrag.index import gpu; assert not gpu.devices(); assert 'torch' not in sys.modules"
+    with pytest.raises(UserError, match="auto, cpu or cuda"):
+        gpu.pays(1)
     environment = {**os.environ, gpu.VARIABLE: "cpu"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -487,6 +491,8 @@ def test_the_device_gives_the_scores_of_the_cpu(dim, bits):
     rng = np.random.default_rng(dim + bits)
     tokens = encoded(Codec(dim, bits), *vectors(rng, rng.integers(0, 180, 4_000), dim))
     centroids, device = build_candidates(tokens), gpu.devices()[0]
+    with pytest.raises(UserError, match="auto, cpu or cuda"):
+        gpu.pays(1)
     loaded = DeviceShard(tokens, centroids, device)
     asked = queries(rng, tokens.codec, *rng.integers(1, 71, 40), 200)
     expected = kernels.maxsim(tokens, asked, range(4_000))
@@ -503,6 +509,8 @@ def test_the_device_builds_what_the_cpu_builds():
     rng = np.random.default_rng(3)
     codec, (vectors_of, offsets) = Codec(128, 4), vectors(rng, rng.integers(0, 180, 5_000), 128)
     device = gpu.devices()[0]
+    with pytest.raises(UserError, match="auto, cpu or cuda"):
+        gpu.pays(1)
     found, expected = encoding.encode(codec, vectors_of, offsets, device), codec.encode(vectors_of, offsets)
     assert (codec.unpack(found.codes) == codec.unpack(expected.codes)).mean() >= 0.999
     np.testing.assert_array_equal(found.means, expected.means)
@@ -518,6 +526,8 @@ def test_the_device_builds_what_the_cpu_builds():
 def test_pooled_search_with_and_without_faiss_on_the_device(tokens, centroids):
     pooled = unit(np.random.default_rng(4).standard_normal((700, 96)))
     loaded = DeviceShard(tokens, centroids, gpu.devices()[0])
+    with pytest.raises(UserError, match="auto, cpu or cuda"):
+        gpu.pays(1)
     scores, rows = loaded.search_pooled(lambda: pooled, pooled[77], 10, None)
     masked = loaded.search_pooled(lambda: pooled, pooled[77], 10, np.ones(700, dtype=bool))
     np.testing.assert_array_equal(rows, masked[1])
@@ -531,6 +541,8 @@ def test_speed_on_the_device():
     rng = np.random.default_rng(7)
     tokens = encoded(Codec(128, 4), *vectors(rng, rng.integers(20, 160, 20_000), 128))
     loaded = DeviceShard(tokens, build_candidates(tokens), gpu.devices()[0])
+    with pytest.raises(UserError, match="auto, cpu or cuda"):
+        gpu.pays(1)
     asked = queries(rng, tokens.codec, *[20] * 64)
     for name, act in (
         ("exact", lambda: loaded.best(asked, 10, None)),

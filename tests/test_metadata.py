@@ -18,9 +18,11 @@ from hypothesis import strategies as st
 
 from hiperrag.metadata import MAX_TEXT, RESERVED, Metadata, clean_value, metadata_columns, value_text
 from hiperrag.parsing.chunking import ChunkSettings, chunk_document
-from hiperrag.parsing.fast import load_pymupdf, parse_pdf
 from hiperrag.parsing.inputs import iter_rows
 from hiperrag.parsing.metadata import stated
+from hiperrag.parsing.options import ParseOptions
+from hiperrag.parsing.oreo import parse_pdf
+from hiperrag.parsing.reading import load_pymupdf
 from hiperrag.parsing.ready_text import document_from_row
 from hiperrag.parsing.sources import discover
 from hiperrag.records import (
@@ -43,6 +45,8 @@ VALUES = st.one_of(
     st.floats(allow_nan=False, allow_infinity=False),
     st.text(max_size=8),
 )
+
+FAST = ParseOptions("fast")
 
 
 def metadata_of(row: dict[str, Any]) -> Metadata:
@@ -301,7 +305,7 @@ def test_year_and_doi_of_a_pdf():
             )
         page.insert_text((60, 800), "https://doi.org/10.1234/peat.2019.7", fontsize=8)
     pdf[0].insert_text((60, 100), "How fens drain and fill again", fontsize=20)
-    assert parse_pdf(pdf.tobytes(), "a.pdf", "x").metadata == {"year": 2019, "doi": "10.1234/peat.2019.7"}
+    assert parse_pdf(pdf.tobytes(), "a.pdf", "x", FAST).metadata == {"year": 2019, "doi": "10.1234/peat.2019.7"}
 
 
 @pytest.mark.slow
@@ -314,7 +318,7 @@ def test_precision_on_development_pairs():
         source = PAIRS / "gt" / f"{pair['id']}.jats.xml.gz"
         if not source.exists():
             continue
-        found = parse_pdf((PAIRS / pair["pdf"]).read_bytes(), pair["pdf"], "x").metadata
+        found = parse_pdf((PAIRS / pair["pdf"]).read_bytes(), pair["pdf"], "x", FAST).metadata
         front = re.split(r"<body\b|<back\b", gzip.decompress(source.read_bytes()).decode())[0]
         years = re.findall(r"<pub-date\b.*?<year[^>]*>(\d{4})", front, re.DOTALL)
         if "year" in found and pair["stratum"] != "jose":

@@ -28,8 +28,8 @@ import ctypes, os, signal, sys, time
 from hiperrag.parsing.errors import ParseError
 from hiperrag.records import Block, Document
 
-def parse(data, source, doc_id):
-    scope = {"path": source}
+def parse(data, source, doc_id, options, on_page):
+    scope = {"path": source, "options": options, "on_page": on_page}
     exec(data.decode(), globals(), scope)
     block = Block(1, "paragraph", (0.0, 0.5, 1.0, 2.0), scope.get("text", "text"))
     return Document(doc_id, source, str(os.getpid()), [], 1, "hostile", "1", 1.0, [block])
@@ -47,12 +47,16 @@ def parse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Parse:
     folder = tmp_path / "files"
     folder.mkdir()
 
-    def run(*codes: str, seconds: float = 20, megabytes: int = 1024) -> tuple[list[Document], dict[str, str]]:
+    def run(
+        *codes: str, seconds: float = 20, megabytes: int = 1024, page_seconds: float = 20
+    ) -> tuple[list[Document], dict[str, str]]:
         for i, code in enumerate(codes):
             (folder / f"{i}.pdf").write_text(code)
         found = discover([str(folder)]).inputs
         done: list[int] = []
-        documents, quarantined = parse_inputs(found, seconds, megabytes, done.append, "hostile_parser:parse")
+        documents, quarantined = parse_inputs(
+            found, Limits(seconds, page_seconds, megabytes), on_done=done.append, parser="hostile_parser:parse"
+        )
         assert done == list(range(1, len(codes) + 1))
         assert len(documents) + len(quarantined) == len(codes)
         assert all(entry.stage == "parse" and entry.message for entry in quarantined)
@@ -123,6 +127,63 @@ def test_a_hanging_file_ends_at_its_time_limit(parse: Parse, code: str) -> None:
     assert time.monotonic() - started < 15
 
 
+PAGES = """
+text = ""
+for page in (1, 2, 3):
+    on_page(page, {recognise})
+    if page not in options.skip:
+        if page == 2: {hostile}
+        text += f"page {{page}}; "
+on_page(0, 0)
+text += str(options.skip)
+"""
+
+
+@pytest.mark.parametrize(
+    ("hostile", "why"),
+    [
+        ("time.sleep(1000)", "page 2: parsing took longer than the time limit"),
+        (SEGFAULT, "page 2: the parser process was ended by SIGSEGV"),
+        ("bytearray(2**40)", "parsing needs more memory than the limit"),
+    ],
+)
+def test_a_page_that_costs_the_child_its_life_is_left_out(parse: Parse, hostile: str, why: str) -> None:
+    code = PAGES.format(recognise=0, hostile=hostile)
+    documents, quarantined = parse(code, "pass", page_seconds=1, megabytes=512)
+    assert not quarantined
+    assert documents[0].blocks[0].text.startswith("page 1; page 3; {2: '")
+    assert why in documents[0].blocks[0].text
+
+
+def test_recognition_is_on_the_clock_of_its_page_alone(parse: Parse) -> None:
+    code = PAGES.format(recognise=1, hostile="pass") + "\n"
+    slow = code.replace("text += f", "time.sleep(0.5); text += f")
+    documents, quarantined = parse(slow, slow.replace("on_page(page, 1)", "on_page(page, 0)"), seconds=1)
+    assert documents[0].blocks[0].text == "page 1; page 2; page 3; {}"
+    assert quarantined == {"1.pdf": "timeout"}
+
+
+def test_pages_that_die_together_are_tried_one_by_one(parse: Parse) -> None:
+    code = """
+text = ""
+for start in range(1, 7, options.batch):
+    on_page(start, options.batch)
+    together = [page for page in range(start, min(7, start + options.batch)) if page not in options.skip]
+    if 5 in together: os.abort()
+    text += f"{together}"
+on_page(0, 0)
+"""
+    documents, quarantined = parse(code)
+    assert not quarantined
+    assert documents[0].blocks[0].text == "[1][2][3][4][][6]"
+
+
+def test_a_file_of_many_hostile_pages_is_given_up(parse: Parse) -> None:
+    code = "for page in range(1, 50):\n  on_page(page, 0)\n  if page not in options.skip: os.abort()"
+    _, quarantined = parse(code)
+    assert quarantined == {"0.pdf": "crashed"}
+
+
 def test_a_file_is_judged_only_in_a_fresh_child(parse: Parse) -> None:
     """A crash or lack of memory that does not repeat is held against nobody."""
     hog = "import builtins; builtins.hog = bytearray(300 << 20)"
@@ -153,7 +214,7 @@ def test_killed_from_outside_at_many_moments(parse: Parse, tmp_path: Path) -> No
             if seen >= seen_at_kill + 2:
                 for child in _children(os.getpid()):
                     os.kill(child, signal.SIGKILL)
-                seen_at_kill = seen
+                seen_at_kill = len(list(tmp_path.glob("files/*.seen")))  # listing children takes its time
                 killed += 1
 
     thread = threading.Thread(target=killer)
@@ -309,7 +370,7 @@ def test_rows_that_vanish_are_quarantined_each(tmp_path: Path) -> None:
 def test_every_malformed_pdf_is_parsed_or_quarantined() -> None:
     folder = SHARED / "data" / "pdfs" / "malformed"
     found = discover([str(folder)])
-    documents, quarantined = parse_inputs(found.inputs, seconds_per_file=30)
+    documents, quarantined = parse_inputs(found.inputs, Limits(seconds=30))
     sources = [document.source for document in documents] + [entry.source for entry in quarantined]
     assert sorted(sources) == sorted(map(str, folder.glob("*.pdf")))
     reasons = {Path(entry.source).name: entry.error for entry in quarantined}

@@ -6,7 +6,9 @@ import dataclasses
 import datetime
 import heapq
 import json
+import os
 import shutil
+import socket
 import time
 import uuid
 from collections import Counter
@@ -36,9 +38,12 @@ from hiperrag.index.shard import Shard as OpenShard
 from hiperrag.machine import describe_machine
 from hiperrag.parsing.sources import Discovery, Input, discover, read_bytes
 from hiperrag.records import Quarantined, read_quarantined, write_records
+from hiperrag.workflows.metering import Measured, Metered, place_of
 from hiperrag.workflows.plan import Plan, extend_plan, load_plan, save_plan, weight
-from hiperrag.workflows.pool import Pool, WorkerLostError, result_of
+from hiperrag.workflows.pool import NodeLostError, Pool, WorkerLostError, result_of
 from hiperrag.workflows.progress import Progress, StageProgress
+from hiperrag.workflows.recognition import Choice, recognise_part
+from hiperrag.workflows.report import write_report
 from hiperrag.workflows.settings import IndexSettings
 from hiperrag.workflows.sites import Site
 from hiperrag.workflows.stages import (
@@ -54,10 +59,13 @@ from hiperrag.workflows.stages import (
     name_part,
     name_shard,
     parse_part,
+    stages_of,
 )
 
 LOST_WORKERS_ALLOWED = 5
 """How often a task may lose its worker before the task itself is taken to be the cause."""
+LOST_NODES_ALLOWED = 50
+"""The same for all workers of its node at once, which jobs that end or are cancelled do to any task."""
 TASKS_PER_WORKER = 3
 """Tasks submitted at a time: enough to keep workers busy, few enough to hold no long list of futures."""
 
@@ -72,6 +80,7 @@ class Part:
     n_inputs: int
     stored: StoredPart | None = None
     attempts: int = 0
+    lost_nodes: int = 0
 
 
 @dataclasses.dataclass(slots=True)
@@ -82,6 +91,7 @@ class Shard:
     parts: list[Part]
     waiting: int
     attempts: int = 0
+    lost_nodes: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -167,28 +177,49 @@ class _Run:
         self.entries: dict[int, ShardEntry] = {}
         """By the number of the (first) planned shard that each holds."""
         self.shards: dict[int, Shard] = {}
-        self.ready: list[tuple[int, int, int]] = []
+        self.ready: dict[str, list[tuple[int, int, int]]] = {name: [] for name in site.active_pools}
+        """By the pool of workers that does it."""
+        self.in_flight: Counter[str] = Counter()
         self.stage_seconds: Counter[str] = Counter()
         self.unreadable: list[Quarantined] = []
+        self.stages = stages_of(settings)
+        self.choice = Choice(collection, settings.parse)
+        self.surveyed: list[tuple[int, int]] = []
+        """Parts (shard, position) that wait for the choice of the pages to recognise."""
+        self.unsurveyed = 0
+        """Parts that have to be read before that choice can be made."""
 
     def index(self, found: Discovery) -> Summary:
         plan = self._plan(found)
         self.folder.mkdir(parents=True)
         write_text_atomic(self.folder / "settings.yaml", self.settings.to_yaml())
         with EventLog(self.folder / "events.jsonl") as self.events:
-            self.events.write("run_started", run=self.id, version=hiperrag.__version__, site=self.site.name)
+            self.events.write(
+                "run_started",
+                run=self.id,
+                version=hiperrag.__version__,
+                site=self.site.name,
+                host=socket.gethostname(),
+                pid=os.getpid(),
+                workers=self.site.n_workers,
+            )
             before = self.manifest.counts.documents if self.manifest else 0
             progress = self._queue_work(plan)
+            totals = {one.name: {"unit": one.unit, "total": one.total, "cached": one.cached} for one in progress}
+            self.events.write("planned", stages=totals)
+            self._choose_pages()
             if self.shards:
                 with Progress(progress, self.quiet) as self.progress:
                     self._drive()
             manifest = self._commit()
             self.collection.collect_garbage(manifest)
+            self.choice.forget()
             summary = self._summary(manifest, before, found.ignored)
             result = dataclasses.asdict(summary) | {"counts": summary.counts.model_dump()}
             self.events.write("run_finished", **result)
         report = result | {"settings_hash": self.settings.identity(), "machine": describe_machine()}
         write_text_atomic(self.folder / "report.json", json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+        write_report(self.folder)
         return summary
 
     # Planning
@@ -227,25 +258,26 @@ class _Run:
         ]
         covered = self._keep_shards(planned)
         stored = self._stored_parts()
-        stages = {name: StageProgress(name, "shards" if name == "build" else "documents", 0) for name in STAGES}
+        stages = {name: StageProgress(name, "shards" if name == "build" else "documents", 0) for name in self.stages}
         for number, parts in enumerate(planned):
             done = number in covered
             stages["build"].total += 1
             stages["build"].cached += done
+            if not done:
+                self.shards[number] = Shard(f"{number:05d}", parts, 0)
             for position, part in enumerate(parts):
                 part.stored = None if done else stored.get(part.names.vectors)
                 stage: Stage = "build" if done else self._next_stage(part)
-                for name in STAGES[:-1]:
+                for name in self.stages[:-1]:
                     stages[name].total += part.n_inputs
                     if STAGES.index(name) < STAGES.index(stage):
                         stages[name].cached += part.n_inputs
                 if not done and stage != "build":
-                    self._push(stage, number, position)
-            if not done:
-                waiting = sum(self._next_stage(part) != "build" for part in parts)
-                self.shards[number] = Shard(f"{number:05d}", parts, waiting)
-                if not waiting:
-                    self._push("build", number, 0)
+                    self._enter(stage, number, position)
+                    self.unsurveyed += stage == "parse" and part.names.surveyed
+                    self.shards[number].waiting += 1
+            if not done and not self.shards[number].waiting:
+                self._push("build", number, 0)
         for progress in stages.values():
             progress.done = progress.cached
         return list(stages.values())
@@ -292,25 +324,49 @@ class _Run:
     def _next_stage(self, part: Part) -> Stage:
         if part.stored:
             return "build"
-        for stage in reversed(STAGES[:-1]):
+        for stage in reversed(self.stages[:-1]):
             if part.names.output(self.collection, stage).exists():
-                return STAGES[STAGES.index(stage) + 1]
-        return STAGES[0]
+                return self._after(stage)
+        return self.stages[0]
+
+    def _after(self, stage: Stage) -> Stage:
+        return self.stages[self.stages.index(stage) + 1]
+
+    def _enter(self, stage: Stage, shard: int, part: int) -> None:
+        """Queue a part's next stage; recognition only when it is known which of its pages."""
+        if stage == "recognise" and not self.choice.covers(self.shards[shard].parts[part].names.documents):
+            self.surveyed.append((shard, part))
+        else:
+            self._push(stage, shard, part)
+
+    def _choose_pages(self) -> None:
+        """Once all parts have been read, choose the pages to recognise and let the parts go on."""
+        if self.unsurveyed or not self.surveyed:
+            return
+        waiting, self.surveyed = self.surveyed, []
+        self.choice.make(
+            [self.shards[shard].parts[part].names.documents for shard, part in waiting], self.stage_seconds["parse"]
+        )
+        for shard, part in waiting:
+            self._push("recognise", shard, part)
 
     def _push(self, stage: Stage, shard: int, part: int) -> None:
         """Later stages first, so that shards are committed early and little waits half-done."""
-        heapq.heappush(self.ready, (-STAGES.index(stage), shard, part))
+        heapq.heappush(self.ready[self.site.pool_of(stage)], (-STAGES.index(stage), shard, part))
 
     # Working
 
     def _drive(self) -> None:
         pool = Pool(self.site, self.folder / "parsl", sum(len(shard.parts) for shard in self.shards.values()))
         try:
-            while self.ready or pool.in_flight:
-                while self.ready and pool.in_flight < TASKS_PER_WORKER * self.site.n_workers:
-                    stage, shard, part = heapq.heappop(self.ready)
-                    self._submit(pool, STAGES[-stage], shard, part)
+            while any(self.ready.values()) or pool.in_flight:
+                for name, ready in self.ready.items():
+                    n_workers = self.site.workers_per_node(name) * self.site.nodes(name)
+                    while ready and self.in_flight[name] < TASKS_PER_WORKER * n_workers:
+                        stage, shard, part = heapq.heappop(ready)
+                        self._submit(pool, STAGES[-stage], shard, part)
                 for (stage, shard, part), future in pool.finished(timeout=0.5):
+                    self.in_flight[self.site.pool_of(stage)] -= 1
                     self._settle(stage, shard, part, future)
                 self.progress.refresh()
         finally:
@@ -318,22 +374,31 @@ class _Run:
 
     def _submit(self, pool: Pool, stage: Stage, shard: int, position: int) -> None:
         self.progress.begin(stage)
-        tag = (stage, shard, position)
+        tag: tuple[Stage, int, int] = (stage, shard, position)
         if stage == "build":
             task = self._shard_task(shard)
             if task.name in self.committed and task.name not in self.damaged:  # the same part failed again
                 self._shard_built(shard, self.committed[task.name])
             else:
-                pool.submit(tag, build_shard, self.root, task, self.settings, self.encoder)
+                self._start(pool, tag, build_shard, self.root, task, self.settings, self.encoder)
             return
         part = self.shards[shard].parts[position]
         if stage == "parse":
-            pool.submit(tag, parse_part, self.root, part.names, part.inputs, self.settings)
+            self._start(pool, tag, parse_part, self.root, part.names, part.inputs, self.settings)
+        elif stage == "recognise":
+            pages = self.choice.pages_of(part.names.documents)
+            self._start(pool, tag, recognise_part, self.root, part.names, part.inputs, self.settings, pages)
         elif stage == "chunk":
-            pool.submit(tag, chunk_part, self.root, part.names, self.settings, self.encoder)
+            self._start(pool, tag, chunk_part, self.root, part.names, self.settings, self.encoder)
         else:
             threads = self.site.threads_per_worker
-            pool.submit(tag, encode_part, self.root, part.names, self.settings, self.encoder, threads)
+            self._start(pool, tag, encode_part, self.root, part.names, self.settings, self.encoder, threads)
+
+    def _start(self, pool: Pool, tag: tuple[Stage, int, int], function: Callable[..., Any], *args: Any) -> None:
+        stage, shard, part = tag
+        self.events.write("task_submitted", stage=stage, shard=shard, part=part)
+        self.in_flight[self.site.pool_of(stage)] += 1
+        pool.submit(tag, Metered(function), *args)
 
     def _shard_task(self, number: int) -> ShardTask:
         shard = self.shards[number]
@@ -352,11 +417,13 @@ class _Run:
         shard = self.shards[number]
         work = shard if stage == "build" else shard.parts[position]
         try:
-            outcome = result_of(future)
+            measured: Measured = result_of(future)
         except WorkerLostError as error:
-            work.attempts += 1
-            self.events.write("worker_lost", stage=stage, shard=number, part=position, message=str(error))
-            if work.attempts < LOST_WORKERS_ALLOWED:
+            work.attempts += not isinstance(error, NodeLostError)
+            work.lost_nodes += isinstance(error, NodeLostError)
+            where = {"stage": stage, "shard": number, "part": position, "host": place_of(error)}
+            self.events.write("worker_lost", **where, message=str(error))
+            if work.attempts < LOST_WORKERS_ALLOWED and work.lost_nodes < LOST_NODES_ALLOWED:
                 self._push(stage, number, position)
             else:
                 self._give_up(stage, number, position, error)
@@ -366,20 +433,24 @@ class _Run:
         except Exception as error:
             self._give_up(stage, number, position, error)
             return
+        outcome, cost = measured.value, dataclasses.asdict(measured.work)
         if isinstance(outcome, ShardEntry):
-            self.events.write("shard_built", shard=outcome.name, passages=outcome.n_passages)
+            built = {"name": outcome.name, "n_done": outcome.n_passages, "n_tokens": outcome.n_tokens}
+            self.events.write("shard_built", shard=number, **built, **cost)
             self._shard_built(number, outcome)
             return
         part = shard.parts[position]
         part.attempts = 0
         self.stage_seconds[stage] += outcome.seconds
-        self.events.write("part_done", stage=stage, shard=number, part=position, **dataclasses.asdict(outcome))
+        done = {"n_inputs": part.n_inputs, **dataclasses.asdict(outcome), **cost}
+        self.events.write("part_done", stage=stage, shard=number, part=position, **done)
         self.progress.advance(stage, part.n_inputs, outcome.n_quarantined)
-        following = STAGES[STAGES.index(stage) + 1]
+        following = self._after(stage)
         if following != "build":
-            self._push(following, number, position)
+            self._enter(following, number, position)
         else:
             self._part_ready(number)
+        self._survey_ended(stage, part)
 
     def _shard_built(self, number: int, entry: ShardEntry) -> None:
         self.entries[number] = entry
@@ -396,20 +467,27 @@ class _Run:
     def _give_up(self, stage: Stage, number: int, position: int, error: Exception) -> None:
         """Quarantine all of a part's inputs: a stage failed on it as a whole."""
         reason = f"{type(error).__name__}: {error}".splitlines()[0][:300]
-        self.events.write("part_failed", stage=stage, shard=number, part=position, message=reason)
+        part = self.shards[number].parts[position]
+        where = {"stage": stage, "shard": number, "part": position, "host": place_of(error)}
+        self.events.write("part_failed", **where, n_inputs=part.n_inputs, message=reason)
         if stage == "build":
             raise UserError(f"building shard {number} failed ({reason}); rerun to resume")
-        part = self.shards[number].parts[position]
         write_records(
             self.collection.failed_path(part.names.documents),
             Quarantined,
             [Quarantined(item.source, stage, "stage_failed", reason) for item in part.inputs],
         )
         part.names = dataclasses.replace(part.names, failed_stage=stage)
-        for skipped in STAGES[STAGES.index(stage) : -1]:
+        for skipped in self.stages[self.stages.index(stage) : -1]:
             self.progress.begin(skipped)
             self.progress.advance(skipped, part.n_inputs, part.n_inputs if skipped == stage else 0)
         self._part_ready(number)
+        self._survey_ended(stage, part)
+
+    def _survey_ended(self, stage: Stage, part: Part) -> None:
+        if stage == "parse" and part.names.surveyed:
+            self.unsurveyed -= 1
+            self._choose_pages()
 
     def _drop_vectors(self, shard: Shard) -> None:
         for part in shard.parts:

@@ -5,10 +5,18 @@ from __future__ import annotations
 from typing import Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from hiperrag.errors import UserError
 from hiperrag.files import fingerprint
+from hiperrag.parsing.batch import decides_later
 from hiperrag.parsing.chunking import ChunkSettings
+from hiperrag.parsing.options import EngineName, ParseOptions, ParserName
+from hiperrag.parsing.router import Budget
+from hiperrag.parsing.sandbox import Limits
+
+_GRACE = 15.0
+"""Seconds by which an engine's own limit on a page comes before the end of its process."""
 
 
 class _Settings(BaseModel):
@@ -18,11 +26,44 @@ class _Settings(BaseModel):
 class ParseSettings(_Settings):
     """How files become documents."""
 
-    parser: Literal["auto", "fast"] = "auto"
-    """`fast` reads the text layer; `auto` takes the best installed route, which is `fast`."""
+    parser: ParserName = "auto"
+    """`fast` reads the text layer; `oreo` asks the layout model about every page; `auto` about unsure ones."""
+    ocr_engine: EngineName = "auto"
+    ocr_language: str = "eng"
+    ocr_budget: str = "all"
+    """How much recognition a run may do; see `router.Budget.parse`."""
     seconds_per_file: float = Field(default=120.0, gt=0)
+    seconds_per_page: float = Field(default=60.0, gt=0)
+    """Time a page may take, recognition included, which does not count as the file's."""
     megabytes_per_file: int = Field(default=4096, ge=256)
     """Memory a parser process may use, in MiB."""
+
+    @field_validator("ocr_budget")
+    @classmethod
+    def _is_a_budget(cls, text: str) -> str:
+        try:
+            Budget.parse(text)
+        except UserError as error:
+            raise ValueError(str(error)) from None
+        return text
+
+    @property
+    def budget(self) -> Budget:
+        """How much recognition a run may do."""
+        return Budget.parse(self.ocr_budget)
+
+    @property
+    def decides_later(self) -> bool:
+        """Whether pages are recognised only after all files have been read, because not all may be."""
+        return decides_later(self.options(), self.budget)
+
+    def limits(self) -> Limits:
+        """What one file may cost."""
+        return Limits(self.seconds_per_file, self.seconds_per_page + _GRACE, self.megabytes_per_file)
+
+    def options(self) -> ParseOptions:
+        """What the parser is asked to do with every file."""
+        return ParseOptions(self.parser, self.ocr_engine, self.ocr_language, page_seconds=self.seconds_per_page)
 
 
 class EncodeSettings(_Settings):

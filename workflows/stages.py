@@ -25,6 +25,7 @@ from hiperrag.index.build import Piece, encode_piece, pieces_of, select, write_s
 from hiperrag.index.parts import PartVectors
 from hiperrag.index.pooling import pool_tokens
 from hiperrag.index.shard import Shard
+from hiperrag.parsing.batch import survey_options
 from hiperrag.parsing.chunking import chunk_document
 from hiperrag.parsing.sandbox import parse_inputs
 from hiperrag.parsing.sources import Input
@@ -41,8 +42,9 @@ from hiperrag.workflows.deletions import deleted_documents
 from hiperrag.workflows.settings import IndexSettings, StorageSettings
 from hiperrag.workflows.sizes import shard_sizes
 
-Stage = Literal["parse", "chunk", "encode", "build"]
-STAGES: tuple[Stage, ...] = ("parse", "chunk", "encode", "build")
+Stage = Literal["parse", "recognise", "chunk", "encode", "build"]
+STAGES: tuple[Stage, ...] = ("parse", "recognise", "chunk", "encode", "build")
+"""`recognise` exists where not all pages that need it may be recognised, else `parse` does it."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -54,11 +56,15 @@ class PartNames:
     vectors: str
     inputs: str
     failed_stage: FailedStage = ""
+    surveyed: bool = False
+    """Parsing gives a survey, from which the pages to recognise are chosen."""
 
     def output(self, collection: Collection, stage: Stage) -> Path:
         """The file or folder whose existence says that `stage` is done."""
+        documents = collection.documents_path(self.documents)
         return {
-            "parse": collection.documents_path(self.documents),
+            "parse": collection.survey_path(self.documents) if self.surveyed else documents,
+            "recognise": documents,
             "chunk": collection.passages_path(self.passages),
             "encode": collection.vectors / f"part-{self.vectors}",
         }[stage]
@@ -71,6 +77,8 @@ class Outcome:
     n_done: int
     n_quarantined: int
     seconds: float
+    n_pages: int = 0
+    n_tokens: int = 0
 
 
 def name_part(inputs: Sequence[Input], settings: IndexSettings, encoder: EncoderEntry) -> PartNames:
@@ -80,7 +88,12 @@ def name_part(inputs: Sequence[Input], settings: IndexSettings, encoder: Encoder
     passages = fingerprint("chunk", parsing.VERSION, documents, settings.chunk.model_dump_json(), encoder.tokenizer)
     storage = (index.CODES_VERSION, settings.storage.model_dump_json())
     vectors = fingerprint("encode", passages, encoders.VERSION, encoder.identity, storage)
-    return PartNames(documents, passages, vectors, hash_inputs(inputs))
+    return PartNames(documents, passages, vectors, hash_inputs(inputs), surveyed=settings.parse.decides_later)
+
+
+def stages_of(settings: IndexSettings) -> tuple[Stage, ...]:
+    """The stages that a run with these settings has."""
+    return tuple(stage for stage in STAGES if stage != "recognise" or settings.parse.decides_later)
 
 
 def hash_inputs(inputs: Sequence[Input]) -> str:
@@ -97,14 +110,14 @@ def parse_part(root: str, names: PartNames, inputs: Sequence[Input], settings: I
     """Files or rows -> documents and quarantine."""
     started = time.perf_counter()
     collection = Collection(root)
-    documents, quarantined = parse_inputs(
-        inputs,
-        seconds_per_file=settings.parse.seconds_per_file,
-        megabytes_per_file=settings.parse.megabytes_per_file,
-    )
+    options = settings.parse.options()
+    if names.surveyed:
+        options = survey_options(options)
+    documents, quarantined = parse_inputs(inputs, settings.parse.limits(), options)
     write_records(collection.quarantine_path(names.documents), Quarantined, quarantined)
-    write_records(collection.documents_path(names.documents), Document, documents)
-    return Outcome(len(documents), len(quarantined), time.perf_counter() - started)
+    write_records(names.output(collection, "parse"), Document, documents)
+    n_pages = sum(document.n_pages for document in documents)
+    return Outcome(len(documents), len(quarantined), time.perf_counter() - started, n_pages)
 
 
 def chunk_part(root: str, names: PartNames, settings: IndexSettings, encoder: EncoderEntry) -> Outcome:
@@ -141,7 +154,7 @@ def encode_part(root: str, names: PartNames, settings: IndexSettings, encoder: E
     tokens, offsets = pool_tokens(encoded.tokens, encoded.offsets, settings.storage.token_pooling)
     piece = encode_piece(tokens, offsets, encoded.pooled, settings.storage.bits)
     PartVectors(names.output(collection, "encode")).write(piece, encoded.truncated)
-    return Outcome(len(passages), 0, time.perf_counter() - started)
+    return Outcome(len(passages), 0, time.perf_counter() - started, n_tokens=int(offsets[-1]))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

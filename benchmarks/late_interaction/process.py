@@ -27,14 +27,14 @@ class CpuLimitError(EngineError):
 
 
 class EngineProcess:
-    """One worker. `ask` raises EngineError, after which the process is gone."""
+    """One worker, run by the script `serve`. `ask` raises EngineError, after which the process is gone."""
 
-    def __init__(self, python: Path, module: str, threads: int, log: Path) -> None:
+    def __init__(self, python: Path, module: str, threads: int, log: Path, serve: Path = _SERVE) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
         self._log = log.open("ab")
         try:
             self._process = subprocess.Popen(
-                [str(python), str(_SERVE), module, str(threads)],
+                [str(python), str(serve), module, str(threads)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._log,

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import hiperrag
-from hiperrag.cli import ask, doctor, index, info, maintenance, models, parse, search, sites
+from hiperrag.cli import ask, doctor, index, info, maintenance, models, parse, plan, search, sites, status
 
 app = typer.Typer(
     name="hiperrag",
@@ -50,5 +50,7 @@ for command in (
     models.models,
     sites.sites,
     doctor.doctor,
+    status.status,
+    plan.plan,
 ):
     app.command()(command)

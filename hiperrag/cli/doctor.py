@@ -1,8 +1,7 @@
-"""`hiperrag doctor`: can this machine run a site, and is a collection sound."""
+"""`hiperrag doctor`: can this machine run a site, is a collection sound, how did a run go."""
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import platform
 import shutil
@@ -13,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hiperrag.cli.findings import Finding
+
 if TYPE_CHECKING:
     from hiperrag.collection import Collection, Manifest
 
@@ -21,21 +22,15 @@ FREE_GB_WANTED = 5
 MEMORY_GB_PER_WORKER = 2
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing looked at; `ok` None means worth knowing, but no fault."""
-
-    ok: bool | None
-    what: str
-    advice: str = ""
-
-
 def doctor(
-    collection: Annotated[Path | None, typer.Argument(metavar="COLLECTION")] = None,
+    collection: Annotated[Path | None, typer.Argument(metavar="COLLECTION|RUN")] = None,
     site: Annotated[str, typer.Option(metavar="NAME|FILE.yaml", help="Site to check for.")] = "local",
 ) -> None:
-    """Check whether this machine can run a site, or verify every file of a collection; exit 1 if something is wrong."""
-    findings = list(_collection(collection) if collection else _machine(site))
+    """Check whether this machine can run a site, verify every file of a collection, or say what slowed a run down.
+
+    RUN is a folder COLLECTION/runs/ID. Exit 1 if something is wrong.
+    """
+    findings = list(_examine(collection) if collection else _machine(site))
     for finding in findings:
         mark = {True: "ok  ", False: "BAD ", None: "note"}[finding.ok]
         typer.echo(f"{mark}  {finding.what}" + (f": {finding.advice}" if finding.advice else ""))
@@ -43,7 +38,18 @@ def doctor(
         raise typer.Exit(1)
 
 
+def _examine(path: Path) -> Iterator[Finding]:
+    from hiperrag.cli.run_checks import check_latest_run, check_run, is_run
+
+    if is_run(path):
+        yield from check_run(path)
+        return
+    yield from _collection(path)
+    yield from check_latest_run(path)
+
+
 def _machine(name: str) -> Iterator[Finding]:
+    from hiperrag.cli.site_checks import check_site
     from hiperrag.workflows.sites import load_site
 
     site = load_site(name)
@@ -54,23 +60,18 @@ def _machine(name: str) -> Iterator[Finding]:
         "" if sys.version_info >= (3, 11) else "3.11 or newer is needed",
     )
     yield from _libraries()
-    yield Finding(True, f"site {site.name}: {site.n_workers} workers, {site.threads_per_worker} thread each")
+    yield from check_site(site)
     for script in ("interchange.py", "process_worker_pool.py"):
         found = (Path(sys.executable).parent / script).is_file()
         yield Finding(found, f"Parsl's {script}", "" if found else "install parsl in this environment again")
-    gigabytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
-    enough = gigabytes >= MEMORY_GB_PER_WORKER * site.n_workers
-    yield Finding(
-        enough or None,
-        f"{gigabytes:.0f} GB of memory",
-        "" if enough else "may be little; set fewer workers in a site file",
-    )
+    if site.scheduler == "local":
+        gigabytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
+        enough = gigabytes >= MEMORY_GB_PER_WORKER * site.n_workers
+        advice = "" if enough else "may be little; set fewer workers in a site file"
+        yield Finding(enough or None, f"{gigabytes:.0f} GB of memory", advice)
     free = shutil.disk_usage(Path.cwd()).free / 1e9
-    yield Finding(
-        free >= FREE_GB_WANTED or None,
-        f"{free:.0f} GB free in this folder",
-        "" if free >= FREE_GB_WANTED else "may be little",
-    )
+    if free < FREE_GB_WANTED:
+        yield Finding(None, f"{free:.0f} GB free in this folder", "may be little")
     yield from _models()
 
 

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import signal
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hiperrag.cli.counted import counted
+from hiperrag.cli.parsing import (
+    BudgetOption,
+    EngineOption,
+    FileMemoryOption,
+    FileTimeoutOption,
+    LanguageOption,
+    PageTimeoutOption,
+    ParserOption,
+    need_model,
+    parse_settings,
+)
 from hiperrag.errors import UserError
 
 if TYPE_CHECKING:
     from hiperrag.workflows.run import Summary
     from hiperrag.workflows.settings import IndexSettings
-
-
-class Parser(StrEnum):
-    """How text is taken out of PDFs."""
-
-    AUTO = "auto"
-    FAST = "fast"
 
 
 def index(
@@ -36,9 +39,10 @@ def index(
     ],
     to: Annotated[Path, typer.Option("--to", metavar="COLLECTION", help="Folder of the collection; made if new.")],
     site: Annotated[str, typer.Option(metavar="NAME|FILE.yaml", help="Where to run; see `hiperrag sites`.")] = "local",
-    parser: Annotated[
-        Parser | None, typer.Option(help="Parser; default: the collection's, auto for a new one.")
-    ] = None,
+    parser: ParserOption = None,
+    ocr_engine: EngineOption = None,
+    ocr_language: LanguageOption = None,
+    ocr_budget: BudgetOption = None,
     encoder: Annotated[
         str | None,
         typer.Option(metavar="NAME|DIR", help="Encoder; default: the collection's, minilm for a new one."),
@@ -54,28 +58,28 @@ def index(
         int | None,
         typer.Option(metavar="N", min=1, max=16, help="Keep one of N token vectors, each the mean of similar ones."),
     ] = None,
-    file_timeout: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="Time one file may take to parse.", min=0.1)
-    ] = None,
-    file_memory: Annotated[
-        int | None, typer.Option(metavar="MIB", help="Memory one file may take to parse.", min=256)
-    ] = None,
+    file_timeout: FileTimeoutOption = None,
+    page_timeout: PageTimeoutOption = None,
+    file_memory: FileMemoryOption = None,
     strict: Annotated[bool, typer.Option(help="Exit with 3 if anything is in quarantine.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress display.")] = False,
 ) -> None:
     """Index sources into a collection, or add to one.
 
     Rerunning resumes an interrupted run; files added later are indexed alone; what cannot be processed goes to
-    quarantine with its reason.
+    quarantine with its reason. Options not given are the collection's own.
     """
     if bits not in (None, "2", "4", "8"):
         raise UserError(f"--bits {bits}: token vectors are stored with 2, 4 or 8 bits a dimension")
     from hiperrag.workflows.run import index_sources
     from hiperrag.workflows.sites import load_site
 
+    parsing = parse_settings(parser, ocr_engine, ocr_language, ocr_budget, file_timeout, page_timeout, file_memory)
+    need_model(parser)
+
     def override(settings: IndexSettings) -> IndexSettings:
         given: dict[str, dict[str, Any]] = {
-            "parse": {"parser": parser, "seconds_per_file": file_timeout, "megabytes_per_file": file_memory},
+            "parse": parsing,
             "encode": {"encoder": encoder},
             "storage": {"bits": int(bits) if bits else None, "token_pooling": token_pooling},
         }

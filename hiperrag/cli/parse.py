@@ -1,50 +1,87 @@
-"""`hiperrag parse`: PDFs become text that people can read, without indexing them."""
+"""`hiperrag parse`: PDFs become text, Markdown, JSON and pictures for people, without indexing them."""
 
 from __future__ import annotations
 
+import os
 import sys
-from collections import Counter
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hiperrag.cli.counted import counted
-from hiperrag.cli.index import Parser
+from hiperrag.cli.parsing import (
+    BudgetOption,
+    EngineOption,
+    FileMemoryOption,
+    FileTimeoutOption,
+    LanguageOption,
+    PageTimeoutOption,
+    ParserOption,
+    need_model,
+    parse_settings,
+)
+
+if TYPE_CHECKING:
+    from hiperrag.records import Document
 
 
 def parse(
     sources: Annotated[list[str], typer.Argument(metavar="SOURCE", help="PDFs, folders, zip or tar archives.")],
-    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="Folder for the results; made if new.")],
-    parser: Annotated[Parser, typer.Option(help="How text is taken out.")] = Parser.AUTO,
+    to: Annotated[Path | None, typer.Option("--to", metavar="DIR", help="Folder for the results; made if new.")] = None,
+    parser: ParserOption = None,
+    ocr_engine: EngineOption = None,
+    ocr_language: LanguageOption = None,
+    ocr_budget: BudgetOption = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Print the route of every page, and why.")] = False,
+    render: Annotated[
+        Path | None,
+        typer.Option("--render", metavar="DIR", help="Draw every page with its boxes, kinds and reading order."),
+    ] = None,
+    figures: Annotated[bool, typer.Option(help="Write pictures of the figures.")] = True,
+    file_timeout: FileTimeoutOption = None,
+    page_timeout: PageTimeoutOption = None,
+    file_memory: FileMemoryOption = None,
+    workers: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Processes that parse; default: one per core.")
+    ] = None,
 ) -> None:
     """Parse sources without indexing them.
 
-    DIR/NAME.txt holds a document's body text; DIR/documents.parquet all blocks with kinds, pages and boxes.
+    DIR/NAME.txt holds a document's body text, NAME.md all of it, NAME.json every block with page, box and kind,
+    NAME/ its figures; DIR/documents.parquet all documents. A rerun goes on where an interrupted one stopped.
+    Without --to, --explain and --render the Markdown goes to standard output.
     """
-    del parser  # both names mean the fast text path
-    from hiperrag.files import write_text_atomic
-    from hiperrag.parsing.body import body_text
-    from hiperrag.parsing.sandbox import parse_inputs
-    from hiperrag.parsing.sources import discover
-    from hiperrag.records import Document, Quarantined, write_records
-    from hiperrag.workflows.progress import Progress, StageProgress
+    from hiperrag.workflows.parse import parse_sources
+    from hiperrag.workflows.settings import ParseSettings
 
-    found = discover(sources)
-    stage = StageProgress("parse", "inputs", len(found.inputs))
-    with Progress([stage]) as progress:
-        progress.begin("parse")
-        documents, quarantined = parse_inputs(found.inputs, on_done=lambda _: progress.advance("parse", 1))
-    quarantined = [*found.unreadable, *quarantined]
-    to.mkdir(parents=True, exist_ok=True)
-    names: Counter[str] = Counter()
-    for document in documents:
-        stem = Path(document.source).name.removesuffix(".pdf").removesuffix(".PDF").replace("/", "_")
-        names[stem] += 1
-        name = stem if names[stem] == 1 else f"{stem}-{names[stem]}"
-        write_text_atomic(to / f"{name}.txt", body_text(document) + "\n")
-    write_records(to / "documents.parquet", Document, documents)
-    write_records(to / "quarantine.parquet", Quarantined, quarantined)
-    for entry in quarantined:
+    given = parse_settings(parser, ocr_engine, ocr_language, ocr_budget, file_timeout, page_timeout, file_memory)
+    need_model(parser)
+
+    def show(document: Document) -> None:
+        if explain:
+            _explain(document)
+        elif not to and not render:
+            from hiperrag.parsing.markdown import to_markdown
+
+            typer.echo(to_markdown(document))
+
+    settings, n_workers = ParseSettings(**given), workers or len(os.sched_getaffinity(0))
+    try:
+        summary = parse_sources(sources, settings, n_workers, to, figures, render, show)
+    except KeyboardInterrupt:
+        kept = f"; what was finished is kept in {to}, run the same command to go on" if to else ""
+        print(f"hiperrag: interrupted{kept}", file=sys.stderr)
+        raise typer.Exit(130) from None
+    for entry in summary.quarantined:
         print(f"{entry.source}: {entry.message}", file=sys.stderr)
-    print(f"{to}: {counted(len(documents), 'document')}, {len(quarantined)} quarantined", file=sys.stderr)
+    routes = ", ".join(f"{counted(number, 'page')} by {route}" for route, number in summary.routes.most_common())
+    documents = counted(summary.n_documents, "document")
+    print(f"{documents} ({routes or 'no pages'}), {len(summary.quarantined)} quarantined", file=sys.stderr)
+
+
+def _explain(document: Document) -> None:
+    typer.echo(f"{document.source}: {counted(document.n_pages, 'page')}, {document.title or 'no title'}")
+    typer.echo(f"{'page':>6}  {'route':<6} {'quality':>7}  reason")
+    for page in document.pages:
+        typer.echo(f"{page.page:>6}  {page.route:<6} {page.quality:>7.2f}  {page.reason}")

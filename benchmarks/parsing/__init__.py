@@ -1,0 +1,1 @@
+"""Parsers on PDFs with ground truth: text, structure, tables, captions, time."""

@@ -1,0 +1,186 @@
+"""Pages without usable characters, read from their images: batches of pages, one bad page never losing others."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from hiperrag.parsing.lines import Line
+from hiperrag.parsing.recognition import images, typeset
+from hiperrag.parsing.recognition.engines import PAGE_SECONDS, Engine, Picture, Recognised, RecognitionError
+from hiperrag.parsing.recognition.images import PageImage
+from hiperrag.parsing.recognition.typeset import RecognisedPage
+from hiperrag.records import BBox
+
+BATCH = 16
+"""Pages in memory at a time."""
+DOUBTFUL = 0.6
+"""A page read with less confidence may stand another way up."""
+MARGIN = 3.0
+"""Points around a region that its picture takes in."""
+
+
+@dataclasses.dataclass(slots=True)
+class _Job:
+    place: int
+    number: int
+    picture: Picture
+    size: tuple[float, float]
+    turns: list[int]
+    """Ways the page may be turned that have not been tried."""
+    image: PageImage | None = None
+    read: Recognised = dataclasses.field(default_factory=Recognised)
+
+
+def read_pages(
+    pdf: Any,
+    numbers: Sequence[int],
+    engine: Engine,
+    seconds: float = PAGE_SECONDS,
+    failed: dict[int, str] | None = None,
+    batch: int = BATCH,
+    on_batch: Callable[[Sequence[int]], None] = lambda _: None,
+) -> dict[int, RecognisedPage]:
+    """Pages of an open PyMuPDF document by number, which counts from 1.
+
+    `seconds` limits the time of a page. A page that cannot be read is not in the result; `failed`, if given, takes
+    the reason by number. `on_batch` is called with the numbers of up to `batch` pages before their turn.
+    """
+    reasons = [failed if failed is not None else {}]
+    return read_documents([(pdf, numbers)], engine, seconds, reasons, batch, on_batch)[0]
+
+
+def read_page(pdf: Any, number: int, engine: Engine, seconds: float = PAGE_SECONDS) -> RecognisedPage:
+    """One page. Raises RecognitionError where it cannot be read.
+
+    Sizes of type are those of this page alone: `read_pages` makes them alike over a document.
+    """
+    failed: dict[int, str] = {}
+    read = read_pages(pdf, [number], engine, seconds, failed)
+    if number not in read:
+        raise RecognitionError(failed.get(number, "cannot be read"))
+    return read[number]
+
+
+def read_documents(
+    documents: Sequence[tuple[Any, Sequence[int]]],
+    engine: Engine,
+    seconds: float = PAGE_SECONDS,
+    failed: Sequence[dict[int, str]] | None = None,
+    batch: int = BATCH,
+    on_batch: Callable[[Sequence[int]], None] = lambda _: None,
+) -> list[dict[int, RecognisedPage]]:
+    """The same for pages of several documents at once, which fills the batches of an engine on a GPU."""
+    reasons = failed if failed is not None else [{} for _ in documents]
+    owners = [index for index, (_, numbers) in enumerate(documents) for _ in numbers]
+    wanted = [(documents[index][0], number) for index, (_, numbers) in enumerate(documents) for number in numbers]
+    drafts: list[list[typeset.Draft]] = [[] for _ in documents]
+    for start in range(0, len(wanted), batch):
+        chosen = range(start, min(len(wanted), start + batch))
+        on_batch([wanted[k][1] for k in chosen])
+        for draft in _drafts([(*wanted[k], reasons[owners[k]]) for k in chosen], engine, seconds):
+            drafts[owners[start + draft.place]].append(draft)
+    return [{page.number: page for page in typeset.finish(pages)} for pages in drafts]
+
+
+def _drafts(wanted: Sequence[tuple[Any, int, dict[int, str]]], engine: Engine, seconds: float) -> list[typeset.Draft]:
+    """Drafts of pages (PDF, number, where to note failures) that go to the engine together."""
+    jobs: list[_Job] = []
+    for place, (pdf, number, reasons) in enumerate(wanted):
+        try:
+            jobs.append(_job(pdf, number, engine, place))
+        except Exception as error:  # MuPDF raises many types
+            reasons[number] = f"cannot be drawn: {_reason(error)}"
+    _recognise(jobs, engine, seconds)
+    drafts: list[typeset.Draft] = []
+    for job in jobs:
+        reasons = wanted[job.place][2]
+        if job.read.error or job.image is None:
+            reasons[job.number] = job.read.error or "cannot be read"
+            continue
+        try:
+            draft = typeset.draft(job.number, job.image, job.read)
+        except Exception as error:  # no page may cost the others
+            reasons[job.number] = _reason(error)
+            continue
+        draft.place = job.place
+        drafts.append(draft)
+    return drafts
+
+
+def _reason(error: Exception) -> str:
+    return (" ".join(str(error).split()) or type(error).__name__)[:200]
+
+
+def _job(pdf: Any, number: int, engine: Engine, place: int) -> _Job:
+    page = pdf[number - 1]
+    picture = images.render(page, engine.dpi)
+    size = float(page.rect.width), float(page.rect.height)
+    return _Job(place, number, picture, size, images.orientations(picture))
+
+
+def _recognise(jobs: Sequence[_Job], engine: Engine, seconds: float) -> None:
+    """Read every page the likeliest way up, then those that made little sense other ways, and keep the best."""
+    while jobs:
+        tried = []
+        for job in jobs:
+            turn = job.turns.pop(0)
+            tried.append(images.straightened(images.turned(job.picture, turn), turn, job.size))
+        for job, image, read in zip(jobs, tried, engine.recognise([i.picture for i in tried], seconds), strict=True):
+            if job.image is None or _sense(read) > _sense(job.read):
+                job.image, job.read = image, read
+        jobs = [job for job in jobs if job.turns and not job.read.error and _is_doubtful(job.read)]
+
+
+def _is_doubtful(read: Recognised) -> bool:
+    """Whether a page was read with little confidence, or most of it up or down."""
+    letters = sum(len(word.text) for line in read.lines for word in line.words)
+    level = sum(len(word.text) for line in read.lines if not line.vertical for word in line.words)
+    return read.confidence < DOUBTFUL or level < 0.5 * letters
+
+
+def _sense(read: Recognised) -> int:
+    """Letters in words of level lines that were read with confidence."""
+    words = [word for line in read.lines if not line.vertical for word in line.words if word.confidence >= typeset.SURE]
+    return sum(len(word.text) for word in words if len(word.text) > 1)
+
+
+def recognise_regions(
+    pdf: Any, regions: Sequence[tuple[int, BBox]], engine: Engine, seconds: float = PAGE_SECONDS
+) -> list[list[Line]]:
+    """Lines of each region (page number, box in points of the page as displayed), from the page's image.
+
+    For places whose characters are missing or wrong while the rest of the page is fine: text must stand upright.
+    Coordinates are points of the page. A region that cannot be read has no lines.
+    """
+    found: list[list[Line]] = [[] for _ in regions]
+    for start in range(0, len(regions), BATCH):
+        clips: list[tuple[int, PageImage, BBox]] = []
+        for index in range(start, min(len(regions), start + BATCH)):
+            number, (x0, y0, x1, y1) = regions[index]
+            try:
+                page = pdf[number - 1]
+                box = (
+                    max(0.0, x0 - MARGIN),
+                    max(0.0, y0 - MARGIN),
+                    min(float(page.rect.width), x1 + MARGIN),
+                    min(float(page.rect.height), y1 + MARGIN),
+                )
+                picture = images.render(page, engine.dpi, box)
+            except Exception:  # MuPDF raises many types; the other regions go on
+                continue
+            clips.append((index, PageImage(picture, 0, 0.0, box[2] - box[0], box[3] - box[1]), box))
+        read = engine.recognise([image.picture for _, image, _ in clips], seconds)
+        drafts = [
+            typeset.draft(regions[index][0], image, said) for (index, image, _), said in zip(clips, read, strict=True)
+        ]
+        for (index, _, box), page in zip(clips, typeset.finish(drafts), strict=True):
+            found[index] = [_moved(line, box[0], box[1]) for line in page.lines]
+    return found
+
+
+def _moved(line: Line, x: float, y: float) -> Line:
+    return dataclasses.replace(
+        line, x0=line.x0 + x, x1=line.x1 + x, y0=line.y0 + y, y1=line.y1 + y, baseline=line.baseline + y
+    )

@@ -1,0 +1,160 @@
+"""Tesseract through its command line: pages in on standard input, hOCR out."""
+
+from __future__ import annotations
+
+import functools
+import html
+import os
+import re
+import shutil
+import struct
+import subprocess
+from collections.abc import Sequence
+
+import numpy as np
+
+from hiperrag.errors import UserError
+from hiperrag.parsing.recognition.engines import PAGE_SECONDS, Cost, Meter, Picture, Recognised, TextLine, Word
+
+PROGRAM = "tesseract"
+INSTALL = "apt-get install tesseract-ocr tesseract-ocr-eng"
+BATCH = 4
+"""Pages to one process: loading the models takes a tenth of the time of a page."""
+
+_PAGE = re.compile(r"<div class='ocr_page'")
+_LINE = re.compile(r"<span class='ocr_(?:line|header|textfloat|caption)'[^>]*title=\"([^\"]*)\"")
+_WORD = re.compile(
+    r"<span class='ocrx_word'[^>]*title='bbox (\d+) (\d+) (\d+) (\d+); x_wconf (\d+)[^']*'[^>]*>(.*?)</span>"
+)
+_TAG = re.compile(r"<[^>]+>")
+
+
+def is_available() -> bool:
+    return shutil.which(PROGRAM) is not None
+
+
+def load(language: str) -> Tesseract:
+    """The engine. Raises UserError where the program or the language is missing."""
+    if not is_available():
+        raise UserError(f"Tesseract is not installed: no {PROGRAM} on PATH ({INSTALL})")
+    missing = [part for part in language.split("+") if part not in _languages()]
+    if missing:
+        raise UserError(f"Tesseract has no model for {', '.join(missing)} (apt-get install tesseract-ocr-{missing[0]})")
+    return Tesseract(language)
+
+
+@functools.cache
+def _languages() -> frozenset[str]:
+    done = subprocess.run([PROGRAM, "--list-langs"], capture_output=True, text=True, timeout=60, check=False)
+    return frozenset(done.stdout.split())
+
+
+class Tesseract:
+    """Reads a page with one thread (`OMP_THREAD_LIMIT`): its threads cost more than they bring."""
+
+    name = "tesseract"
+    on_gpu = False
+    dpi = 200.0
+
+    def __init__(self, language: str) -> None:
+        self._language = language
+        self.cost = Cost(prior=2.3)
+
+    def recognise(self, pictures: Sequence[Picture], seconds: float = PAGE_SECONDS) -> list[Recognised]:
+        found: list[Recognised] = []
+        for start in range(0, len(pictures), BATCH):
+            batch = pictures[start : start + BATCH]
+            with Meter(self.cost, len(batch)):
+                found += self._batch(batch, seconds)
+        return found
+
+    def _batch(self, pictures: Sequence[Picture], seconds: float) -> list[Recognised]:
+        """Pages of one process; where that fails, each in one of its own."""
+        try:
+            pages = read_hocr(self._run(pictures, seconds))
+            if len(pages) == len(pictures):
+                return pages
+            error = f"Tesseract read {len(pages)} of {len(pictures)} pages"
+        except subprocess.TimeoutExpired:
+            error = f"recognition took longer than {seconds:.0f} seconds"
+        except (OSError, subprocess.CalledProcessError) as failure:
+            error = _reason(failure)
+        if len(pictures) == 1:
+            return [Recognised(error=error)]
+        return [self._batch([picture], seconds)[0] for picture in pictures]
+
+    def _run(self, pictures: Sequence[Picture], seconds: float) -> str:
+        command = [PROGRAM, "-", "-", "--psm", "3", "-l", self._language, "hocr"]
+        done = subprocess.run(
+            command,
+            input=tiff(pictures),
+            capture_output=True,
+            timeout=seconds * len(pictures),
+            check=True,
+            env={**os.environ, "OMP_THREAD_LIMIT": "1"},
+        )
+        return done.stdout.decode("utf-8", "replace")
+
+
+def _reason(failure: Exception) -> str:
+    if isinstance(failure, subprocess.CalledProcessError):
+        lines = (failure.stderr or b"").decode("utf-8", "replace").split("\n")
+        said = next((line for line in reversed(lines) if line.strip()), "")
+        return f"Tesseract failed (status {failure.returncode}): {said}"[:200]
+    return f"Tesseract cannot be run: {failure}"
+
+
+def tiff(pictures: Sequence[Picture]) -> bytes:
+    """Grey pictures as one uncompressed TIFF of several pages, with their resolutions (TIFF 6.0, section 4)."""
+    parts = [b"II*\0"]
+    length, link = 4, 4  # where the next byte goes, where the offset of the next directory is to be written
+    links: list[tuple[int, int]] = []
+    for picture in pictures:
+        height, width = picture.pixels.shape
+        data = np.ascontiguousarray(picture.pixels).tobytes()
+        start = length + 4  # after the link that ends the previous directory, or the header
+        resolution = start + len(data) + len(data) % 2
+        directory = resolution + 8
+        fields = [
+            (256, 4, width),
+            (257, 4, height),
+            (258, 3, 8),
+            (259, 3, 1),
+            (262, 3, 1),
+            (273, 4, start),
+            (277, 3, 1),
+            (278, 4, height),
+            (279, 4, len(data)),
+            (282, 5, resolution),
+            (283, 5, resolution),
+            (296, 3, 2),
+        ]
+        links.append((link, directory))
+        parts += [b"\0\0\0\0", data, b"\0" * (len(data) % 2), struct.pack("<II", round(picture.dpi * 100), 100)]
+        parts.append(struct.pack("<H", len(fields)))
+        parts += [struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in fields]
+        length = link = directory + 2 + 12 * len(fields)
+    file = bytearray(b"".join([*parts, b"\0\0\0\0"]))
+    for place, target in links:
+        struct.pack_into("<I", file, place, target)
+    return bytes(file)
+
+
+def read_hocr(text: str) -> list[Recognised]:
+    """Pages of an hOCR document."""
+    return [_page(part) for part in _PAGE.split(text)[1:]]
+
+
+def _page(text: str) -> Recognised:
+    page = Recognised()
+    starts = list(_LINE.finditer(text))
+    ends = [match.start() for match in starts[1:]] + [len(text)]
+    for match, end in zip(starts, ends, strict=True):
+        words = []
+        for x0, y0, x1, y1, confidence, content in _WORD.findall(text, match.end(), end):
+            word = html.unescape(_TAG.sub("", content)).strip()
+            if word:
+                words.append(Word(word, (float(x0), float(y0), float(x1), float(y1)), int(confidence) / 100))
+        if words:
+            page.lines.append(TextLine(words, vertical="textangle" in match.group(1)))
+    return page
