@@ -7,7 +7,7 @@ al. 2022, section 4.2).
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -105,17 +105,15 @@ def _cluster(vectors: FloatArray, k: int) -> FloatArray:
     if len(vectors) <= k:
         units: FloatArray = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         return units
-    kmeans = faiss.Kmeans(
-        vectors.shape[1],
-        k,
-        niter=ITERATIONS,
-        spherical=True,
-        seed=3,
-        min_points_per_centroid=1,
-        max_points_per_centroid=len(vectors),
-    )
-    kmeans.train(vectors)
-    return np.asarray(kmeans.centroids)
+    kmeans: Any = faiss.Clustering(vectors.shape[1], k)
+    kmeans.niter, kmeans.spherical, kmeans.seed = ITERATIONS, True, 3
+    kmeans.min_points_per_centroid, kmeans.max_points_per_centroid = 1, len(vectors)
+    # faiss.Kmeans reads the centroids from a C++ vector, which fails in a process that has loaded PyMuPDF: both
+    # libraries have that type from SWIG. The index holds them as well.
+    index = faiss.IndexFlatIP(vectors.shape[1])
+    kmeans.train(np.ascontiguousarray(vectors, dtype=np.float32), index)
+    centroids: FloatArray = index.reconstruct_n(0, k)
+    return centroids
 
 
 def _nearest(vectors: FloatArray, centroids: FloatArray) -> npt.NDArray[np.int64]:

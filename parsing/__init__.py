@@ -1,4 +1,4 @@
 """PDFs and ready text become documents and passages."""
 
-VERSION = 2
+VERSION = 3
 """Changes when the same input would give a different output; part of the identity of every part."""

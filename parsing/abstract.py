@@ -11,6 +11,8 @@ from hiperrag.parsing.typography import Style
 
 MAX_LENGTH = 5000
 """Characters after which text under the heading "Abstract" is the article's."""
+MAX_NOTE = 150
+"""Characters of a note beside an abstract."""
 
 
 def mark(found: Sequence[Region], start: int, style: Style, likely: bool) -> int:
@@ -28,6 +30,9 @@ def mark(found: Sequence[Region], start: int, style: Style, likely: bool) -> int
     length = 0
     for index in range(start, last if last is not None else len(found)):
         region = found[index]
+        if text is not None and region.page == text.page and _is_aside(region, text):
+            region.kind, end = "footnote", index + 1
+            continue
         if region.page > page + 1 or (last is None and text and _ends_abstract(region, heading, style)):
             break
         alike = text is None or abs(region.size - text.size) <= 0.45
@@ -38,7 +43,7 @@ def mark(found: Sequence[Region], start: int, style: Style, likely: bool) -> int
         elif typography.KEYWORDS.match(region.text):
             region.kind = "footnote"
         elif (len(region.lines) == 1 and typography.ABSTRACT_PART.fullmatch(region.text)) or (
-            text is not None and typography.is_heading(region, style)
+            text is not None and _is_in_line(region, text) and typography.is_heading(region, style)
         ):
             region.kind = "heading"
         elif text is None and region.right - region.left < 0.55 * style.width:
@@ -57,6 +62,18 @@ def mark(found: Sequence[Region], start: int, style: Style, likely: bool) -> int
         if text and heading is None and not run_in and last is None:
             break
     return end
+
+
+def _is_aside(region: Region, text: Region) -> bool:
+    """Whether a region is a note set beside the abstract, read with it as one column."""
+    same_column = abs(region.left - text.left) < 2 and abs(region.right - text.right) < 2
+    return same_column and len(region.text) < MAX_NOTE and not _is_in_line(region, text)
+
+
+def _is_in_line(region: Region, text: Region) -> bool:
+    """Whether a region begins at the edge of the abstract's text, or is centred on it."""
+    off_centre = abs((region.x0 + region.x1) - (text.left + text.right)) / 2
+    return abs(region.x0 - text.x0) < 3 * text.size or off_centre < 2 * text.size
 
 
 def _introduction(found: Sequence[Region], start: int) -> int | None:

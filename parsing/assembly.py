@@ -109,7 +109,7 @@ def find_layout(pages: Sequence[Page], detections: Mapping[int, Sequence[Detecti
         for region in regions.split(segment, leading)
     ]
     for region in found:
-        structure.set_text(region, words)
+        structure.set_text(region, words, style)
     return Layout(found, kinds, typography.refine(style, found), words)
 
 

@@ -360,7 +360,7 @@ def settle(
     columns = [CLASSES.index(kind) for kind in DECIDED]
     for region, row in zip(found, probabilities, strict=True):
         rule: BlockKind = "paragraph" if region.kind in ("list", "code") else region.kind
-        if region.known or _is_certain(region):
+        if region.known or rule == "header" or _is_certain(region):
             continue
         if rule in ("title", "authors", "abstract"):
             region.confidence = float(row[CLASSES.index(rule)])

@@ -192,7 +192,7 @@ def _ends_caption(block: Block, caption: Block) -> bool:
     left, _, right, bottom = caption.bbox
     letters = sum(map(str.isalpha, block.text))
     return (
-        (block.kind == "figure" or (block.kind == "caption" and parse(block.text) is None))
+        (block.kind == "figure" or (block.kind == "caption" and not block.continues and parse(block.text) is None))
         and -2 < y0 - bottom < MAX_TAIL_GAP
         and min(x1, right) - max(x0, left) > 0.8 * min(x1 - x0, right - left)
         and len(block.text) > 20

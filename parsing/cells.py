@@ -45,6 +45,8 @@ class Piece:
     first: int = 0
     """First and last column it stands in."""
     last: int = 0
+    n_rows: int = 1
+    """Rows of the body it stands beside."""
 
     @property
     def width(self) -> float:
@@ -131,6 +133,7 @@ def build(pieces: Iterable[Piece], rules: Rules) -> Grid | None:
         return None
     for line in lines:
         _place(line, rivers, size)
+    lines = [_whole(line) for line in lines]
     body = _body_rows(lines[n_head:], bars, rules if lattice else Rules(), len(rivers) + 1, size)
     if n_head == 0 and body:
         header, body = [list(body[0])], body[1:]
@@ -236,14 +239,18 @@ def _gaps(pieces: Sequence[Piece], lines: Sequence[Row], size: float) -> list[Ri
 
 def _parts(river: River, lines: Sequence[Row], size: float) -> bool:
     widest = 0.0
-    n_beside = 0
+    n_beside = n_values = 0
     for line in lines:
-        before = [piece.x1 for piece in line if piece.x1 <= river[0] + 0.1]
-        after = [piece.x0 for piece in line if piece.x0 >= river[1] - 0.1]
+        before = [piece for piece in line if piece.x1 <= river[0] + 0.1]
+        after = [piece for piece in line if piece.x0 >= river[1] - 0.1]
         if before and after:
+            left, right = max(before, key=lambda piece: piece.x1), min(after, key=lambda piece: piece.x0)
             n_beside += 1
-            widest = max(widest, min(after) - max(before))
+            n_values += all(_is_value(piece.text) or len(piece.text) < 3 for piece in (left, right))
+            widest = max(widest, right.x0 - left.x1)
     needed = 0.7 if n_beside > 3 else 0.9
+    if n_values > 0.8 * n_beside:  # words of text stand no closer than values that are meant to be apart
+        needed = 0.4 if n_beside > 4 else 0.6
     return widest > needed * size or (widest == 0.0 and river[1] - river[0] > size)
 
 
@@ -263,6 +270,19 @@ def _place(line: Row, rivers: Sequence[River], size: float) -> None:
         if first > last:
             first = last = sum(1 for a, b in rivers if piece.centre > (a + b) / 2)
         piece.first, piece.last = first, last
+
+
+def _whole(line: Row) -> Row:
+    """The pieces of a line with those of one cell, no farther apart than words, joined."""
+    found: Row = []
+    for piece in line:
+        last = found[-1] if found else None
+        near = last is not None and -1 < piece.x0 - last.x1 < WORD_GAP * piece.size
+        if last and near and (last.first, last.last) == (piece.first, piece.last):
+            found[-1] = dataclasses.replace(last, x1=piece.x1, text=f"{last.text} {piece.text}")
+        else:
+            found.append(piece)
+    return found
 
 
 def _filled(line: Row) -> set[int]:
@@ -311,7 +331,10 @@ def _are_rows(bands: Sequence[Sequence[Row]], n_columns: int, size: float) -> bo
 
 def _rows_in(bands: Sequence[Sequence[Row]], n_columns: int, size: float) -> list[list[Row]]:
     if _are_centred(bands, size):
-        return [[[piece for line in group for piece in line] for group in _overlapping(band, size)] for band in bands]
+        return [
+            [row for group in _overlapping(band, size) for row in _beside(group, _column_widths(band, n_columns), size)]
+            for band in bands
+        ]
     spaced = [_by_distance(band, bands, size) for band in bands]
     groups = [group for band in spaced for group in band]
     apart = sum(len(band) for band in spaced) > len(bands)
@@ -335,6 +358,31 @@ def _overlapping(band: Sequence[Row], size: float) -> list[list[Row]]:
         else:
             groups.append([line])
     return groups
+
+
+def _beside(group: Sequence[Row], widths: Sequence[float], size: float) -> list[Row]:
+    """Rows of lines that stand at each other's gaps: one, or one a line where lines fill the same columns anew and
+    what stands between two of them is a cell beside both."""
+    columns = {column for line in group for column in _filled(line)}
+    full = [index for index, line in enumerate(group) if len(_filled(line)) >= max(3, 0.5 * len(columns))]
+    whole = [piece for line in group for piece in line]
+    if len(full) < 2:
+        return [whole]
+    for above, below in itertools.pairwise(full):
+        going = sum(_goes_on(group[above : above + 1], piece, widths, size) for piece in group[below])
+        again = len(_filled(group[above]) & _filled(group[below]))
+        if going > 0.3 * len(group[below]) or again < 0.6 * len(_filled(group[below])):
+            return [whole]
+    rows = [list(group[index]) for index in full]
+    for index, line in enumerate(group):
+        if index in full:
+            continue
+        above = max(0, sum(1 for other in full if other < index) - 1)
+        between = full[0] < index < full[-1]
+        for piece in line:
+            piece.n_rows = 2 if between and piece.first not in _filled(group[full[above + 1]]) else 1
+            rows[above].append(piece)
+    return rows
 
 
 def _by_distance(band: Sequence[Row], bands: Sequence[Sequence[Row]], size: float) -> list[list[Row]]:
@@ -476,7 +524,8 @@ def _cells_of_rows(rows: Sequence[Row], start: int, *, header: bool) -> list[Cel
     found: list[Cell] = []
     for number, row in enumerate(rows, start):
         for first, last, pieces in _by_range(row):
-            found.append(Cell(number, first, _joined(pieces), 1, last - first + 1, header))
+            n_rows = max(piece.n_rows for piece in pieces)
+            found.append(Cell(number, first, _joined(pieces), n_rows, last - first + 1, header))
     return found
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from hiperrag.parsing import abstract, typography
 from hiperrag.parsing.lines import Page
-from hiperrag.parsing.regions import Region
+from hiperrag.parsing.regions import SECTION_NUMBER, Region
 from hiperrag.parsing.typography import Style
 
 _TYPE_OF_ARTICLE = re.compile(
@@ -51,10 +51,14 @@ def find(found: Sequence[Region], first_page: Page, style: Style, metadata_title
     """Set the kinds of title, authors, abstract and notes before the main text."""
     if not found:
         return FrontMatter("", [], 0)
-    on_first = [region for region in found if region.page == first_page.number]
+    on_first = [region for region in found if region.page == first_page.number and not region.known]
     title = _title(on_first, first_page, style, metadata_title)
-    if title and sum(len(region.text) for region in found[: found.index(title[0])]) > MAX_BEFORE_TITLE:
-        for region in title:  # the largest heading of a page out of a longer text
+    has_abstract = any(
+        typography.ABSTRACT.fullmatch(region.text) or typography.RUN_IN_ABSTRACT.match(region.text)
+        for region in on_first
+    )
+    if _starts_within(found, title, style) or not (title or has_abstract):
+        for region in title:
             region.kind = "paragraph"
         return FrontMatter("", [], 0)
     for region in on_first:
@@ -64,22 +68,36 @@ def find(found: Sequence[Region], first_page: Page, style: Style, metadata_title
     authors: list[str] = []
     last_title = max((found.index(region) for region in title), default=-1)
     for index, region in enumerate(found[:start]):
-        if region in title or region.kind == "footnote":
+        if region in title or region.known or region.kind == "footnote":
             continue
         names = _names(region.text)
         if typography.BOILERPLATE.search(region.text) or typography.KEYWORDS.match(region.text):
             region.kind = "footnote"
         elif index < last_title:
             region.kind = "header"
-        elif abstract.looks_like_names(region.text) or _INSTITUTION.search(region.text) or (names and not authors):
+        elif abstract.looks_like_names(region.text) or _INSTITUTION.search(region.text) or (
+            names and (not authors or _is_next_line(region, found[index - 1]))
+        ):
             region.kind = "authors"
             authors.extend(name for name in names if name not in authors)
         elif (
             region.size < style.size - 0.45 or region.right - region.left < 0.55 * style.width or len(region.text) < 60
         ):
             region.kind = "footnote"
-    end = abstract.mark(found, start, style, likely=bool(authors))
+    likely = any(region.kind == "authors" for region in found[:start])
+    end = abstract.mark(found, start, style, likely=likely)
     return FrontMatter(" ".join(region.text for region in title), authors, end if authors or end > start else 0)
+
+
+def _starts_within(found: Sequence[Region], title: Sequence[Region], style: Style) -> bool:
+    """Whether the first page is one out of a longer text: much text, a table or a caption stands over its largest
+    heading."""
+    if not title:
+        return False
+    before = found[: found.index(title[0])]
+    return sum(len(region.text) for region in before) > MAX_BEFORE_TITLE or any(
+        region.kind == "table" or typography.is_caption(region, style) for region in before
+    )
 
 
 def _title(on_first: Sequence[Region], page: Page, style: Style, metadata_title: str) -> list[Region]:
@@ -92,6 +110,8 @@ def _title(on_first: Sequence[Region], page: Page, style: Style, metadata_title:
         and sum(c.isalpha() for c in region.text) > 0.5 * len(region.text)
         and not _TYPE_OF_ARTICLE.fullmatch(region.text)
         and not typography.KNOWN_HEADINGS.fullmatch(region.text)
+        and not SECTION_NUMBER.match(region.text)
+        and not typography.is_caption(region, style)
         and (region.size > style.size + 0.7 or region.bold)
     ]
     if not upper:
@@ -119,6 +139,11 @@ def _title(on_first: Sequence[Region], page: Page, style: Style, metadata_title:
     for region in title:
         region.kind = "title"
     return sorted(title, key=lambda region: region.y0)
+
+
+def _is_next_line(region: Region, above: Region) -> bool:
+    """Whether a region goes on with the names above it."""
+    return above.kind == "authors" and abs(above.size - region.size) < 0.2 and 0 <= region.y0 - above.y0 < 4 * region.size
 
 
 def _is_side_matter(region: Region, title: Sequence[Region], style: Style) -> bool:
@@ -167,7 +192,7 @@ def _names(text: str) -> list[str]:
     text = re.sub(r"[,\s]\s*(?:and|und|&)\s+", ", ", text)
     names: list[str] = []
     for piece in re.split(r"\s*[,;•·|]\s*|^by\s+", text):
-        words = piece.strip(" .").split()
+        words = re.sub(r"^(?:[a-z]\s+)+", "", piece.strip(" .")).split()
         if _INSTITUTION.search(piece):
             break
         if (

@@ -19,6 +19,11 @@ _DIGITS = re.compile(r"\d+")
 _NUMBER = re.compile(
     r"(?:page\s*)?[\[(–—-]?\s*(?:[eE]?\d{1,6}|[ivxl]{1,6})\s*[\])–—-]?(?:\s*(?:of|/)\s*\d{1,5})?", re.I
 )
+_TABLE_LABEL = re.compile(
+    r"(?:table|tab\.|fig(?:ure|\.)|tabelle|abbildung)\s*(?:\d{1,2}|[IVX]{1,4})(?!\w)|continued table|\(continued\)$", re.I
+)
+MIN_RULE = 0.25
+"""Share of the page's width from which a rule may be a table's."""
 _BARE_NUMBER = re.compile(r"\d{1,4}")
 
 
@@ -33,8 +38,9 @@ def find(pages: Sequence[Page]) -> dict[int, BlockKind]:
     heights: Counter[tuple[bool, int]] = Counter()
     margin: list[tuple[Line, bool, Page]] = []
     for page in pages:
+        in_tables = _in_tables(page)
         for line in page.lines:
-            if id(line) in kinds:
+            if id(line) in kinds or id(line) in in_tables or _TABLE_LABEL.match(line.text):
                 continue
             top = line.y1 < MARGIN * page.height
             bottom = line.y0 > (1 - MARGIN) * page.height
@@ -55,7 +61,31 @@ def find(pages: Sequence[Page]) -> dict[int, BlockKind]:
         at_level = any((top, round(line.baseline) + d) in levels for d in (-1, 0, 1))
         if at_level or _BARE_NUMBER.fullmatch(line.text) or _beside_number(line, page):
             kinds[id(line)] = _kind(line, top)
+    for page in pages:
+        if (line := _centred_number(page)) is not None and id(line) not in kinds:
+            kinds[id(line)] = "page_number"
     return kinds
+
+
+def _in_tables(page: Page) -> set[int]:
+    """Ids of the lines between the rules of a table at the top or bottom of a page: two rules of one width, with
+    other text between them and the page's edge."""
+    rules = [rule for rule in page.graphics.rules if rule[2] - rule[0] > MIN_RULE * page.width]
+    found: set[int] = set()
+    if page.turn or len(rules) < 2 or len(page.lines) > MAX_LINES:
+        return found
+    for line in page.lines:
+        if MARGIN * page.height <= line.y1 and line.y0 <= (1 - MARGIN) * page.height:
+            continue
+        above = [rule for rule in rules if rule[3] <= line.y0 + 2 and rule[0] <= line.x0 + 2 and rule[2] >= line.x1 - 2]
+        below = [rule for rule in rules if rule[1] >= line.y1 - 2 and rule[0] <= line.x0 + 2 and rule[2] >= line.x1 - 2]
+        if not any(abs(a[0] - b[0]) < 5 and abs(a[2] - b[2]) < 5 for a in above for b in below):
+            continue
+        top = line.y1 < MARGIN * page.height
+        outer = min(rule[1] for rule in above) if top else max(rule[3] for rule in below)
+        if any(other.y1 < outer if top else other.y0 > outer for other in page.lines):
+            found.add(id(line))
+    return found
 
 
 def _kind(line: Line, top: bool) -> BlockKind:
@@ -81,6 +111,18 @@ def _beside_number(line: Line, page: Page) -> bool:
         for other in page.lines
         if other is not line
     )
+
+
+def _centred_number(page: Page) -> Line | None:
+    """The number in the middle under all other text of a page, however close to it."""
+    last = max(page.lines, key=lambda line: line.baseline, default=None)
+    if last is None or not _BARE_NUMBER.fullmatch(last.text) or last.y0 < (1 - MARGIN) * page.height:
+        return None
+    others = [line for line in page.lines if line is not last and len(line.text) > 20]
+    left = min((line.x0 for line in others), default=0.0)
+    right = max((line.x1 for line in others), default=page.width)
+    alone = all(line.baseline < last.baseline - 0.8 * last.size for line in page.lines if line is not last)
+    return last if alone and abs(last.centre - (left + right) / 2) < 0.02 * page.width else None
 
 
 def _is_repeated(line: Line, alike: Sequence[Line], least: int) -> bool:

@@ -27,6 +27,9 @@ MARK_GAP = 4.0
 PART_GAP = 0.3
 """A gap of more font sizes may separate the cells of a table."""
 
+BLANK_GAP = 0.42
+"""The same for a blank that is drawn: that of many a typeface is a third of the font size wide."""
+
 MIN_LINE_NUMBERS = 5
 
 _LIST_MARK = re.compile(
@@ -122,6 +125,8 @@ class _Span:
     italic: bool
     color: int
     text: str
+    blanks: list[tuple[int, float, float]] = dataclasses.field(default_factory=list)
+    """Blanks as wide as a gap between cells: place in the text, left and right edge."""
 
 
 def _quarter_turns(direction: tuple[float, float]) -> int:
@@ -174,6 +179,8 @@ def _spans(raw_spans: Sequence[dict[str, Any]], turn: int, width: float, height:
             and abs(last.baseline - oy) < 0.05
             and x0 - last.x1 < 0.2 * size
         ):
+            if x1 - x0 > BLANK_GAP * size and text.isspace():
+                last.blanks.append((len(last.text), x0, x1))
             last.text += text
             last.x1 = max(last.x1, x1)
             continue
@@ -273,7 +280,7 @@ def _pieces(
     spans: Sequence[_Span], starts: Sequence[int], parts: Sequence[str], size: float
 ) -> tuple[tuple[float, float, str], ...]:
     """The line cut at wide gaps; `starts` has the place of each span's text in `parts`."""
-    if len(spans) == 1 and "  " not in spans[0].text:
+    if len(spans) == 1 and "  " not in spans[0].text and not spans[0].blanks:
         return ()
     found: list[tuple[float, float, list[str]]] = []
     ends = [*starts[1:], len(parts)]
@@ -293,6 +300,8 @@ def _pieces(
 def _inked_runs(span: _Span) -> list[tuple[float, float, str]]:
     """A span without the blanks around it, cut where it has several in a row, with the places of each run (by the
     mean width of its characters)."""
+    if span.blanks:
+        return [run for part in _between_blanks(span) for run in _inked_runs(part)]
     text = span.text
     pitch = (span.x1 - span.x0) / len(text)
     matches = list(re.finditer(r"\S+(?:\s\S+)*", text))
@@ -301,6 +310,17 @@ def _inked_runs(span: _Span) -> list[tuple[float, float, str]]:
         start, end = matches[0].span()
         return [(span.x0 + blank * start, span.x1 - blank * (len(text) - end), text[start:end])]
     return [(span.x0 + pitch * match.start(), span.x0 + pitch * match.end(), match.group()) for match in matches]
+
+
+def _between_blanks(span: _Span) -> list[_Span]:
+    """The parts of a span that its wide blanks leave, with their places."""
+    starts = [(0, span.x0), *((place + 1, right) for place, _, right in span.blanks)]
+    stops = [*((place, left) for place, left, _ in span.blanks), (len(span.text), span.x1)]
+    return [
+        dataclasses.replace(span, text=span.text[a:b], x0=x0, x1=x1, blanks=[])
+        for (a, x0), (b, x1) in zip(starts, stops, strict=True)
+        if span.text[a:b].strip()
+    ]
 
 
 def _clean(text: str) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import re
+import statistics
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -15,6 +17,10 @@ from hiperrag.parsing.lines import Page, page_lines
 from hiperrag.parsing.options import OnPage
 from hiperrag.records import PageRecord
 
+GLUED = re.compile(r"[^\W\d_]{22}|[^\W\d_]{5}[^\W_]*\d+[^\W\d_]{3}")
+"""A word longer than words are, or with a number inside."""
+MIN_SPACE = 0.09
+"""Gap between characters, in font sizes, that is a space where there are none."""
 MAX_PAGES = 20_000
 """Pages beyond this are not read: a page tree may claim any number."""
 
@@ -86,7 +92,7 @@ def read_pages(pdf: Any, skip: Mapping[int, str], on_page: OnPage) -> Reading:
             try:
                 page = pdf[number - 1]
                 width, height = float(page.rect.width), float(page.rect.height)
-                lines = page_lines(page.get_text("dict", flags=flags), number)
+                lines = page_lines(_text(page, flags), number)
                 lines.turn = (lines.turn - page.rotation // 90) % 4  # MuPDF reads a page as if it were not rotated
             except Exception as error:  # MuPDF raises many types; one bad page must not lose the document
                 failure = reason(error)
@@ -101,6 +107,39 @@ def read_pages(pdf: Any, skip: Mapping[int, str], on_page: OnPage) -> Reading:
     if not reading.pages:
         raise ParseError("damaged", f"no page can be read: {reading.records[-1].reason}")
     return reading
+
+
+def _text(page: Any, flags: int) -> dict[str, Any]:
+    """A page's text by spans. Where words run into one another, the gaps between their characters say where they
+    end: some fonts have no space, and MuPDF takes only wider gaps for one."""
+    layer = page.get_textpage(flags=flags)
+    raw: dict[str, Any] = page.get_text("dict", textpage=layer)
+    glued = [
+        (block, line, span)
+        for block, part in enumerate(raw["blocks"])
+        for line, row in enumerate(part.get("lines", ()))
+        for span, run in enumerate(row["spans"])
+        if GLUED.search(run["text"])
+    ]
+    if glued:
+        characters = page.get_text("rawdict", textpage=layer)["blocks"]
+        for block, line, span in glued:
+            run = raw["blocks"][block]["lines"][line]["spans"][span]
+            run["text"] = spaced(run["text"], characters[block]["lines"][line]["spans"][span])
+    return raw
+
+
+def spaced(text: str, run: Mapping[str, Any]) -> str:
+    """A span's text with a space in every gap between its characters; `run` is the span with "chars" and "size"."""
+    characters = run["chars"]
+    if "".join(one["c"] for one in characters) != text:
+        return text
+    gaps = [(b["bbox"][0] - a["bbox"][2]) / run["size"] for a, b in itertools.pairwise(characters)]
+    close = statistics.median(gaps) if gaps else 0.0
+    if abs(close) > 0.5 * MIN_SPACE:  # set wide
+        return text
+    blank = [gap > MIN_SPACE and not (text[i] + text[i + 1]).isspace() for i, gap in enumerate(gaps)]
+    return "".join(c + " " * apart for c, apart in zip(text, [*blank, False], strict=True))
 
 
 def is_blank(page: Page) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from hiperrag.parsing import blocks, frontmatter, headings, mend, references, typography
@@ -14,14 +15,15 @@ from hiperrag.records import BlockKind
 
 _RELATION = re.compile(r"[=<>≤≥≈≡∈⊂⊆∀∃→⇒⇔↔↦∑∏∫√∂≠∝≅⟨]|\(\d{1,3}[a-z]?\)$")
 _SPACED = re.compile(r"abstract|introduction|references|discussion|methods|results|conclusions?|summary", re.I)
+_LABELLED = re.compile(r"[^\W\d_][^:]{2,40}: \S")
+_PART_OF_CAPTION = re.compile(r"(?:[A-Z](?:\s?[-–,&]\s?[A-Z])*|[a-z])\s?[:.)]\s|\(?[A-Za-z](?:\s?[-–,]\s?[A-Za-z])*\)[:.]?\s")
 _NOTE_MARK = re.compile(r"(?:[*†‡§¶∗#]|\d{1,2}\s?[A-Z]|[a-z]\s?[A-Z])")
 
 
-def set_text(region: Region, words: Mapping[str, int]) -> None:
+def set_text(region: Region, words: Mapping[str, int], style: Style) -> None:
     """Join the lines of a region; those of code stay lines."""
     texts = [line.text for line in region.lines]
-    mono = typography.MONOSPACED.search(region.lines[0].font)
-    region.text = "\n".join(texts) if mono else mend.join_all(texts, words)
+    region.text = "\n".join(texts) if typography.looks_like_code(region, style) else mend.join_all(texts, words)
     if len(texts) == 1 and len(region.text) < 30:  # "Ref erences"
         whole = region.text.replace(" ", "")
         if whole != region.text and _SPACED.fullmatch(whole):
@@ -38,12 +40,69 @@ def classify(
 ) -> tuple[list[Region], frontmatter.FrontMatter]:
     """Kind, level, text and continuation of every region; the regions of the references are split by entry."""
     front = rule_kinds(found, pages, style, metadata_title)
+    notes = [region for region in found[: front.end] if region.kind == "footnote"]
     blocks.settle(found, pages, blocks.trained().probabilities(blocks.features(found, pages, style)), detections)
-    found = [*found[: front.end], *headings.split_run_in(found[front.end :], style, words)]
+    for region in notes:  # "Australia", "Discuss this article" beside an abstract
+        if region.kind in ("heading", "equation"):
+            region.kind = "footnote"
+    _mend_kinds(found[front.end :], style)
+    found = [*_with_whole_title(found[: front.end], words), *headings.split_run_in(found[front.end :], style, words)]
     found = references.split_entries(found, words)
     headings.set_levels([region for region in found if region.kind == "heading"])
     _continue(found, words)
     return found, front
+
+
+def _with_whole_title(front: Sequence[Region], words: Mapping[str, int]) -> list[Region]:
+    """The regions, those of a title set in several fonts made one."""
+    result: list[Region] = []
+    for region in front:
+        last = result[-1] if result else None
+        if last is not None and region.kind == last.kind == "title" and region.page == last.page:
+            last.lines = [*last.lines, *region.lines]
+            last.text = mend.join_all([last.text, region.text], words)
+        else:
+            result.append(region)
+    return result
+
+
+def _mend_kinds(body: Sequence[Region], style: Style) -> None:
+    """Kinds that a region's neighbours contradict."""
+    for above, region, below in zip([None, *body], body, [*body[1:], None], strict=False):
+        if region.kind == "heading" and _LABELLED.match(region.text):
+            if any(other is not None and _is_equal_line(region, other) for other in (above, below)):
+                region.kind, region.level = "paragraph", 0
+        elif region.kind in ("equation", "figure") and not region.known and _is_sentence(region, style):
+            region.kind = "paragraph"
+    references.close_gaps(body)
+
+
+def _is_equal_line(region: Region, other: Region) -> bool:
+    """Whether two regions are lines of one set of equal lines."""
+    gap = max(region.y0, other.y0) - min(region.y1, other.y1)
+    return (
+        other.kind in ("paragraph", "list", "footnote")
+        and len(region.lines) == len(other.lines) == 1
+        and other.page == region.page
+        and other.lines[0].font == region.lines[0].font
+        and abs(other.size - region.size) < 0.2
+        and abs(other.x0 - region.x0) < 1
+        and gap < 0.6 * region.size
+    )
+
+
+def _is_sentence(region: Region, style: Style) -> bool:
+    """Whether a region in the font of the text says something in words, up to a full stop, and is no label."""
+    text = region.text
+    words = re.findall(r"(?<![^\W\d_])[a-z]{2,}(?![^\W\d_])", text)
+    return (
+        text[:1].isupper()
+        and text[-1] in ".:"
+        and len(words) >= 4
+        and style.is_body_size(region.size)
+        and sum(map(str.isalpha, text)) > 0.5 * len(text)
+        and any(line.font in style.fonts or line.lead_font in style.fonts for line in region.lines)
+    )
 
 
 def rule_kinds(
@@ -70,20 +129,29 @@ def _body(found: Sequence[Region], pages: Sequence[Page], style: Style) -> None:
     references_heading: Region | None = None
     reference: Region | None = None
     caption: Region | None = None
+    listed: Counter[float] = Counter()
+    after = False
     for index, region in enumerate(found):
         if region.known or region.kind != "paragraph":
             continue
+        if references_heading is not None and references.is_left(region, listed):
+            references_heading, caption, after = None, None, True
         if typography.REFERENCES.fullmatch(region.text) and len(region.lines) == 1:
             region.kind, references_heading, caption = "heading", region, None
         elif typography.is_caption(region, style):
             region.kind, caption = "caption", region
-        elif _ends_references(region, references_heading, style):
+        elif _ends_references(region, references_heading, style) and not (after and _is_plain(region, style)):
             region.kind, references_heading, caption = "heading", None, None
         elif references_heading is not None or (reference is not None and _set_alike(region, reference, style)):
             region.kind = "reference"
             reference = reference or region
+            listed[round(region.size, 1)] += 1
         elif caption is not None and _goes_on_caption(caption, region):
             region.kind, region.continues = "caption", True
+        elif caption is not None and _is_part_of_caption(caption, region):
+            region.kind, region.continues, region.known, caption = "caption", True, True, region
+        elif after:
+            region.kind = _running_kind(region, caption, style, heights[region.page])
         elif _heads_text(region, following := found[index + 1] if index + 1 < len(found) else None, style) or (
             following is not None and _stands_alone(found[index - 1] if index else None, region, following, style)
         ):
@@ -94,6 +162,11 @@ def _body(found: Sequence[Region], pages: Sequence[Page], style: Style) -> None:
                 caption is None or typography.is_prose(region) or region.page != caption.page
             ):
                 caption = None
+
+
+def _is_plain(region: Region, style: Style) -> bool:
+    """Whether a heading is no larger than the text and none that articles share."""
+    return region.size < style.size + 0.7 and not typography.KNOWN_HEADINGS.fullmatch(region.text)
 
 
 def _ends_references(region: Region, references_heading: Region | None, style: Style) -> bool:
@@ -123,6 +196,18 @@ def _goes_on_caption(caption: Region, region: Region) -> bool:
         and region.lines[0].font == caption.lines[-1].font
         and abs(region.y0 - caption.y0) < 0.5 * region.size
         and region.x0 > caption.x1
+    )
+
+
+def _is_part_of_caption(caption: Region, region: Region) -> bool:
+    """Whether a region under a caption tells of one part of its figure ("D: ...")."""
+    return (
+        region.page == caption.page
+        and _PART_OF_CAPTION.match(region.text) is not None
+        and abs(region.size - caption.size) < 0.3
+        and -1 < region.y0 - caption.y1 < 0.8 * region.size
+        and region.x0 < caption.x1
+        and region.x1 > caption.x0
     )
 
 
@@ -179,7 +264,7 @@ def _running_kind(region: Region, caption: Region | None, style: Style, page_hei
     beside = caption is not None and caption.page == region.page
     in_table = beside and caption is not None and typography.is_table_caption(caption)
     prose = typography.is_prose(region)
-    if typography.MONOSPACED.search(region.lines[0].font) and (len(region.lines) > 1 or not prose):
+    if typography.looks_like_code(region, style) and (len(region.lines) > 1 or not prose):
         return "code"
     small = region.size < style.size - 0.45 and not style.is_body_size(region.size)
     keywords = typography.KEYWORDS.match(text)

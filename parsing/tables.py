@@ -8,6 +8,7 @@ ruled like a table but has no caption is one too. `cells.build` then finds rows 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 
 from hiperrag.parsing import captions, cells
@@ -60,8 +61,9 @@ class _Finder:
     def __init__(self, page: Page, lines: Sequence[Line], style: Style, leading: float) -> None:
         self.page, self.style, self.leading = page, style, leading
         self.lines = list(lines)
-        self.labels = sorted(captions.labels(lines, style, leading), key=lambda label: label.box[1])
         self.rules = page_rules(page)
+        labels = [self._above_rule(label) for label in captions.labels(lines, style, leading)]
+        self.labels = sorted(labels, key=lambda label: label.box[1])
         self.tables: list[Line] = []
         self.taken: set[int] = set()
         self._in_label = {id(line) for label in self.labels for line in label.lines}
@@ -70,6 +72,20 @@ class _Finder:
     def pitch(self) -> float:
         """Distance of the text's baselines in points."""
         return self.leading * self.style.size
+
+    def _above_rule(self, label: Label) -> Label:
+        """A table's caption without what stands under a rule below its first lines: rows set as closely as it is."""
+        if label.kind != "table":
+            return label
+        for index, (line, following) in enumerate(itertools.pairwise(label.lines), 1):
+            x0, x1 = min(line.x0, following.x0), max(line.x1, following.x1)
+            if any(
+                line.baseline < rule.at < following.baseline - 0.5 * following.size
+                and min(rule.stop, x1) - max(rule.start, x0) > 0.8 * (x1 - x0)
+                for rule in self.rules.horizontal
+            ):
+                return dataclasses.replace(label, lines=label.lines[:index])
+        return label
 
     def take(self, area: _Area | None) -> bool:
         """Make a table of an area; whether it is one."""

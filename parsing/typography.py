@@ -190,6 +190,11 @@ def is_caption(region: Region, style: Style) -> bool:
     return rest[:1].isupper() and (region.italic or region.lines[0].font not in style.fonts)
 
 
+def looks_like_code(region: Region, style: Style) -> bool:
+    """Whether a region is monospaced, in a document whose running text is not."""
+    return bool(MONOSPACED.search(region.lines[0].font)) and not any(map(MONOSPACED.search, style.fonts))
+
+
 def is_table_caption(region: Region) -> bool:
     match = CAPTION.match(region.first_text)
     return bool(match and match.group("label").lower().startswith("tab"))

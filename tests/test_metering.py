@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from parsl.executors.high_throughput.errors import ManagerLost, WorkerLost
 
 from hiperrag.workflows import metering
 from hiperrag.workflows.metering import Metered, place_of, worker_name
@@ -57,7 +58,7 @@ def test_an_error_says_where_it_happened_and_survives_the_way_back():
     with pytest.raises(ArithmeticError) as caught:
         Metered(fail)()
     assert place_of(pickle.loads(pickle.dumps(caught.value))) == place_of(caught.value) != ""
-    assert place_of(RuntimeError("Task failure due to loss of manager b'ab12' on host n017.site")) == "n017.site"
+    assert place_of(WorkerLost(3, "n017")) == place_of(ManagerLost(b"ab12", "n017")) == "n017"
     assert place_of(RuntimeError("no idea")) == ""
 
 

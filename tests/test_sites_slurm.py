@@ -20,6 +20,7 @@ from hiperrag.records import read_passages
 from hiperrag.workflows import run
 from hiperrag.workflows.sites import load_site
 
+pytestmark = pytest.mark.slow
 TESTS = Path(__file__).resolve().parent
 DRIVER = TESTS / "held_stage.py"
 
@@ -124,7 +125,6 @@ def test_ready_text_and_papers_are_indexed_by_batch_jobs(slurm, site, start, und
     assert "#SBATCH --partition=debug" in script
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("how", ["node killed", "job cancelled", "walltime"])
 def test_what_is_lost_is_done_again(how, slurm, site, start, undisturbed, tmp_path):
     root, held = tmp_path / "c", tmp_path / "held"
@@ -148,7 +148,6 @@ def test_what_is_lost_is_done_again(how, slurm, site, start, undisturbed, tmp_pa
     assert not [event for event in events if event["event"] == "part_failed"]
 
 
-@pytest.mark.slow
 def test_a_job_of_two_nodes_goes_on_with_one_when_the_other_fails(slurm, site, start, undisturbed, tmp_path):
     root, held = tmp_path / "c", tmp_path / "held"
     process = start(site(nodes=2, at_most=1), root, held)
@@ -164,7 +163,6 @@ def test_a_job_of_two_nodes_goes_on_with_one_when_the_other_fails(slurm, site, s
     assert contents(root) == undisturbed
 
 
-@pytest.mark.slow
 def test_jobs_end_with_the_main_process_and_a_second_run_resumes(slurm, site, start, undisturbed, tmp_path):
     root, held = tmp_path / "c", tmp_path / "held"
     process = start(site(), root, held)
@@ -179,7 +177,6 @@ def test_jobs_end_with_the_main_process_and_a_second_run_resumes(slurm, site, st
     assert not unnamed(root)
 
 
-@pytest.mark.slow
 def test_inside_a_job_its_nodes_are_used(slurm, papers, undisturbed, tmp_path):
     root, script = tmp_path / "c", tmp_path / "script"
     command = shlex.join([sys.executable, str(DRIVER), "allocation", str(root), "", str(papers)])

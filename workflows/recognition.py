@@ -92,4 +92,5 @@ def recognise_part(
     write_records(collection.quarantine_path(names.documents), Quarantined, quarantined)
     write_records(collection.documents_path(names.documents), Document, documents)
     names.output(collection, "parse").unlink(missing_ok=True)
-    return Outcome(len(documents), len(quarantined), time.perf_counter() - started)
+    n_pages = sum(map(len, chosen.values()))
+    return Outcome(len(documents), len(quarantined), time.perf_counter() - started, n_pages=n_pages)

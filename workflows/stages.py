@@ -41,6 +41,7 @@ from hiperrag.warm import warm
 from hiperrag.workflows.deletions import deleted_documents
 from hiperrag.workflows.settings import IndexSettings, StorageSettings
 from hiperrag.workflows.sizes import shard_sizes
+from hiperrag.workflows.staging import staged_encoder
 
 Stage = Literal["parse", "recognise", "chunk", "encode", "build"]
 STAGES: tuple[Stage, ...] = ("parse", "recognise", "chunk", "encode", "build")
@@ -140,7 +141,7 @@ _tokenizers: dict[str, Tokenizer] = {}
 def _tokenizer(spec: str) -> Tokenizer:
     """Kept beside the warm slot, so that a worker that alternates between chunking and encoding reloads nothing."""
     if spec not in _tokenizers:
-        _tokenizers[spec] = encoders.load_tokenizer(spec)
+        _tokenizers[spec] = encoders.load_tokenizer(staged_encoder(spec))
     return _tokenizers[spec]
 
 
@@ -149,7 +150,7 @@ def encode_part(root: str, names: PartNames, settings: IndexSettings, encoder: E
     started = time.perf_counter()
     collection = Collection(root)
     passages = read_passages(collection.passages_path(names.passages))
-    loaded: Encoder = warm(encoders.load_encoder, encoder.spec, threads)
+    loaded: Encoder = warm(encoders.load_encoder, staged_encoder(encoder.spec), threads)
     encoded = loaded.encode_passages([passage.encoder_text() for passage in passages])
     tokens, offsets = pool_tokens(encoded.tokens, encoded.offsets, settings.storage.token_pooling)
     piece = encode_piece(tokens, offsets, encoded.pooled, settings.storage.bits)
