@@ -382,8 +382,11 @@ def settle(
 
 
 def _is_certain(region: Region) -> bool:
-    """Whether the words of a heading or of a publisher's note leave no doubt."""
+    """Whether the words of a heading, of a caption or of a publisher's note leave no doubt."""
     text = region.text
+    if region.kind == "caption":
+        label = typography.CAPTION.match(region.first_text)
+        return bool(label and label.group("after").strip())
     if region.kind == "footnote":
         return bool(typography.BOILERPLATE.search(text[:200]) or typography.KEYWORDS.match(text))
     return region.kind == "heading" and any(

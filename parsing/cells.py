@@ -202,8 +202,13 @@ def _rivers(lines: Sequence[Row], n_head: int, vertical: Sequence[Rule], size: f
     # A few long pieces may stand across columns.
     for width in sorted({piece.width for piece in pieces}, reverse=True)[: max(1, len(pieces) // 8)]:
         more = _gaps([piece for piece in pieces if piece.width < width], split, size)
-        if len(more) > len(found) and _are_filled(more, pieces, len(split)):
+        if len(more) > len(found) and (_are_filled(more, pieces, len(split)) or _are_attested(more, lines)):
             found = more
+    # Columns of cells that stand alone on their lines, beside several rows.
+    alone = [piece for line in body if len(line) == 1 for piece in line if not _crosses(piece, found)]
+    more = _gaps([*(piece for piece in pieces if not _crosses(piece, found)), *alone], split, size)
+    if len(more) > len(found):
+        found = more
     # Columns that only a header or single cells fill.
     for others in ([line for line in lines if len(line) > 1], lines):
         more = _gaps([piece for line in others for piece in line], others, size)
@@ -224,6 +229,21 @@ def _are_filled(rivers: Sequence[River], pieces: Sequence[Piece], n_lines: int) 
     edges = [-1e9, *((a + b) / 2 for a, b in rivers), 1e9]
     counts = [sum(1 for piece in pieces if a < piece.centre < b) for a, b in itertools.pairwise(edges)]
     return min(counts) >= max(2, 0.25 * n_lines)
+
+
+def _are_attested(rivers: Sequence[River], lines: Sequence[Row]) -> bool:
+    """Whether several lines have one piece in each column between the rivers, and nothing across."""
+    n_whole = 0
+    for line in lines:
+        if len(line) == len(rivers) + 1:
+            n_whole += all(
+                a.x1 <= r[1] and b.x0 >= r[0] for (a, b), r in zip(itertools.pairwise(line), rivers, strict=True)
+            )
+    return n_whole > 1
+
+
+def _crosses(piece: Piece, rivers: Sequence[River]) -> bool:
+    return any(piece.x0 < right and piece.x1 > left for left, right in rivers)
 
 
 def _gaps(pieces: Sequence[Piece], lines: Sequence[Row], size: float) -> list[River]:
@@ -293,7 +313,7 @@ def _body_rows(lines: Sequence[Row], bars: Sequence[float], rules: Rules, n_colu
     """Pieces of each row under the header."""
     cuts = sorted({*bars, *(rule.at for rule in rules.horizontal)})
     bands = _bands(lines, cuts)
-    if len(bands) >= 2 and _are_rows(bands, n_columns, size):
+    if (len(bands) >= 2 and _are_rows(bands, n_columns, size)) or (bands and _are_text(bands, n_columns)):
         return [[piece for line in band for piece in line] for band in bands]
     bands = _bands(lines, bars)
     return [row for rows in _rows_in(bands, n_columns, size) for row in rows]
@@ -338,9 +358,28 @@ def _rows_in(bands: Sequence[Sequence[Row]], n_columns: int, size: float) -> lis
     spaced = [_by_distance(band, bands, size) for band in bands]
     groups = [group for band in spaced for group in band]
     apart = sum(len(band) for band in spaced) > len(bands)
-    if apart and any(len(group) > 1 for group in groups) and _are_rows(groups, n_columns, size):
+    if (
+        apart
+        and any(len(group) > 1 for group in groups)
+        and (_are_rows(groups, n_columns, size) or _are_text(groups, n_columns))
+    ):
         return [[[piece for line in group for piece in line] for group in band] for band in spaced]
     return [_by_filling(band, n_columns, size) for band in bands]
+
+
+def _are_text(groups: Sequence[Sequence[Row]], n_columns: int) -> bool:
+    """Whether the lines of each group are cells of running text that begin side by side and end where they end."""
+    if n_columns < 3 or max(map(len, groups)) < 4:
+        return False
+    long = [group for group in groups if len(group) > 1]
+    pieces = [piece for group in long for line in group for piece in line]
+    if sum(_is_value(piece.text) for piece in pieces) > 0.2 * len(pieces):
+        return False
+    for group in long:
+        filled = [_filled(line) for line in group]
+        if any(below - above for above, below in itertools.pairwise(filled)) or filled[-1] == filled[0]:
+            return False
+    return True
 
 
 def _are_centred(bands: Sequence[Sequence[Row]], size: float) -> bool:
@@ -544,7 +583,8 @@ def _by_range(row: Iterable[Piece]) -> list[tuple[int, int, list[Piece]]]:
 def _header(lines: Sequence[Row], horizontal: Sequence[Rule], full: float, edges: Sequence[float]) -> list[Cell]:
     """Cells of the header: levels are cut by rules under some of its columns, and under pieces that span columns."""
     n_columns = len(edges) - 1
-    top, bottom = lines[0][0].y0 - 2, max(piece.baseline for piece in lines[-1])
+    top = min(piece.baseline - 0.5 * piece.size for piece in lines[0])  # not the rule above the table
+    bottom = max(piece.baseline for piece in lines[-1])
     within = [rule for rule in horizontal if top < rule.at < bottom]
     inner = [rule for rule in within if rule.length <= full]
     _span_by_rules(lines, inner, edges)

@@ -75,8 +75,10 @@ def find(found: Sequence[Region], first_page: Page, style: Style, metadata_title
             region.kind = "footnote"
         elif index < last_title:
             region.kind = "header"
-        elif abstract.looks_like_names(region.text) or _INSTITUTION.search(region.text) or (
-            names and (not authors or _is_next_line(region, found[index - 1]))
+        elif (
+            abstract.looks_like_names(region.text)
+            or _INSTITUTION.search(region.text)
+            or (names and (not authors or _is_next_line(region, found[index - 1])))
         ):
             region.kind = "authors"
             authors.extend(name for name in names if name not in authors)
@@ -143,7 +145,9 @@ def _title(on_first: Sequence[Region], page: Page, style: Style, metadata_title:
 
 def _is_next_line(region: Region, above: Region) -> bool:
     """Whether a region goes on with the names above it."""
-    return above.kind == "authors" and abs(above.size - region.size) < 0.2 and 0 <= region.y0 - above.y0 < 4 * region.size
+    return (
+        above.kind == "authors" and abs(above.size - region.size) < 0.2 and 0 <= region.y0 - above.y0 < 4 * region.size
+    )
 
 
 def _is_side_matter(region: Region, title: Sequence[Region], style: Style) -> bool:

@@ -20,7 +20,8 @@ _NUMBER = re.compile(
     r"(?:page\s*)?[\[(–—-]?\s*(?:[eE]?\d{1,6}|[ivxl]{1,6})\s*[\])–—-]?(?:\s*(?:of|/)\s*\d{1,5})?", re.I
 )
 _TABLE_LABEL = re.compile(
-    r"(?:table|tab\.|fig(?:ure|\.)|tabelle|abbildung)\s*(?:\d{1,2}|[IVX]{1,4})(?!\w)|continued table|\(continued\)$", re.I
+    r"(?:table|tab\.|fig(?:ure|\.)|tabelle|abbildung)\s*(?:\d{1,2}|[IVX]{1,4})(?!\w)|continued table|\(continued\)$",
+    re.I,
 )
 MIN_RULE = 0.25
 """Share of the page's width from which a rule may be a table's."""
@@ -62,8 +63,9 @@ def find(pages: Sequence[Page]) -> dict[int, BlockKind]:
         if at_level or _BARE_NUMBER.fullmatch(line.text) or _beside_number(line, page):
             kinds[id(line)] = _kind(line, top)
     for page in pages:
-        if (line := _centred_number(page)) is not None and id(line) not in kinds:
-            kinds[id(line)] = "page_number"
+        number = _centred_number(page)
+        if number is not None and id(number) not in kinds:
+            kinds[id(number)] = "page_number"
     return kinds
 
 

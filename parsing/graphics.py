@@ -11,6 +11,8 @@ from hiperrag.records import BBox
 MAX_RULE = 2.0
 """A drawn path thinner than this, in points, is a ruling line."""
 
+MAX_DRAWN = 12.0
+"""Thickness in points up to which the box of a stroked path may be that of a ruling line, made too large."""
 MAX_PIECES = 200
 """A path of more pieces is one shape."""
 
@@ -37,8 +39,10 @@ def page_graphics(page: Any) -> Graphics:
     flags = pymupdf.TEXT_PRESERVE_IMAGES | pymupdf.TEXT_COLLECT_VECTORS
     blocks = page.get_textpage(clip=pymupdf.INFINITE_RECT(), flags=flags).extractBLOCKS()
     vectors = [_described(block) for block in blocks if block[6] == _VECTOR]
-    if any(stroked and not rectangle for _, stroked, rectangle, _ in vectors):
-        # MuPDF's box of a stroked curve is too large by ten or twenty times the width of the line.
+    if any(
+        stroked and (not rectangle or MAX_RULE < _thickness(box) < MAX_DRAWN) for box, stroked, rectangle, _ in vectors
+    ):
+        # MuPDF's box of a stroked path may be too large by ten or twenty times the width of the line.
         vectors = _drawn(page.get_cdrawings(extended=True))
     turn = page.rotation_matrix if page.rotation else None  # MuPDF reads a page as if it were not rotated
     width, height = float(page.rect.width), float(page.rect.height)
@@ -61,6 +65,10 @@ def page_graphics(page: Any) -> Graphics:
             if not rectangle:
                 found.curves.append(box)
     return found
+
+
+def _thickness(box: BBox) -> float:
+    return min(box[2] - box[0], box[3] - box[1])
 
 
 def _described(block: tuple[Any, ...]) -> tuple[BBox, bool, bool, bool]:

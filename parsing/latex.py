@@ -138,7 +138,8 @@ def _cases(items: Sequence[Item]) -> str:
     )
     if brace is None:
         return ""
-    rows = _split([item for item in items if item.x0 > brace.x0])
+    right = [item for item in items if item.x0 > brace.x0]
+    rows = _split(right) if right else []
     if len(rows) < 2:
         return ""
     head = _row([item for item in items if item is not brace and item.x0 <= brace.x0])

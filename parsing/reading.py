@@ -17,8 +17,8 @@ from hiperrag.parsing.lines import Page, page_lines
 from hiperrag.parsing.options import OnPage
 from hiperrag.records import PageRecord
 
-GLUED = re.compile(r"[^\W\d_]{22}|[^\W\d_]{5}[^\W_]*\d+[^\W\d_]{3}")
-"""A word longer than words are, or with a number inside."""
+GLUED = re.compile(r"[^\W\d_]{22}|[^\W\d_]{5}[^\W_]*\d+[^\W\d_]{3}|^(?:Table|Figure|Fig\.)\d")
+"""A word longer than words are, or with a number inside or behind a label."""
 MIN_SPACE = 0.09
 """Gap between characters, in font sizes, that is a space where there are none."""
 MAX_PAGES = 20_000

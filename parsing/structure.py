@@ -16,7 +16,9 @@ from hiperrag.records import BlockKind
 _RELATION = re.compile(r"[=<>≤≥≈≡∈⊂⊆∀∃→⇒⇔↔↦∑∏∫√∂≠∝≅⟨]|\(\d{1,3}[a-z]?\)$")
 _SPACED = re.compile(r"abstract|introduction|references|discussion|methods|results|conclusions?|summary", re.I)
 _LABELLED = re.compile(r"[^\W\d_][^:]{2,40}: \S")
-_PART_OF_CAPTION = re.compile(r"(?:[A-Z](?:\s?[-–,&]\s?[A-Z])*|[a-z])\s?[:.)]\s|\(?[A-Za-z](?:\s?[-–,]\s?[A-Za-z])*\)[:.]?\s")
+_PART_OF_CAPTION = re.compile(
+    r"(?:[A-Z](?:\s?[-–,&]\s?[A-Z])*|[a-z])\s?[:.)]\s|\(?[A-Za-z](?:\s?[-–,]\s?[A-Za-z])*\)[:.]?\s"
+)
 _NOTE_MARK = re.compile(r"(?:[*†‡§¶∗#]|\d{1,2}\s?[A-Z]|[a-z]\s?[A-Z])")
 
 
@@ -165,8 +167,8 @@ def _body(found: Sequence[Region], pages: Sequence[Page], style: Style) -> None:
 
 
 def _is_plain(region: Region, style: Style) -> bool:
-    """Whether a heading is no larger than the text and none that articles share."""
-    return region.size < style.size + 0.7 and not typography.KNOWN_HEADINGS.fullmatch(region.text)
+    """Whether a heading is hardly larger than the text and none that articles share."""
+    return region.size < style.size + 1.5 and not typography.KNOWN_HEADINGS.fullmatch(region.text)
 
 
 def _ends_references(region: Region, references_heading: Region | None, style: Style) -> bool:

@@ -11,8 +11,9 @@ import pytest
 
 from hiperrag.parsing import cells, oreo
 from hiperrag.parsing.chunking import ChunkSettings, chunk_document
+from hiperrag.parsing.lines import page_lines
 from hiperrag.parsing.options import ParseOptions
-from hiperrag.parsing.rules import Rules
+from hiperrag.parsing.rules import Rule, Rules
 from hiperrag.parsing.tabular import Cell, Grid
 from hiperrag.records import Block, Document
 
@@ -367,3 +368,99 @@ def test_a_header_too_long_to_repeat_is_left_out() -> None:
     passages = passages_of("Name " + "of the thing " * 5 + "\tValue", 40)
     assert all(passage.n_tokens <= 40 for passage in passages)
     assert all(passage.text.startswith("Table 1. Names and values.\n\nname") for passage in passages[2:])
+
+
+def _pieces(*rows: tuple[float, list[tuple[float, str]]]) -> list[cells.Piece]:
+    """Pieces of text 10 points high from (baseline, [(left edge, text), ...])."""
+    return [
+        cells.Piece(x, baseline - 8, x + 5 * len(text), baseline + 2, baseline, 10.0, text, False)
+        for baseline, row in rows
+        for x, text in row
+    ]
+
+
+def test_cell_between_two_rows_spans_both() -> None:
+    rows = []
+    for index in range(3):
+        y = 100 + 24 * index
+        rows += [
+            (y, [(80.0, "-S9"), (140.0, f"1.{index}"), (200.0, f"2.{index}"), (260.0, f"3.{index}")]),
+            (y + 6, [(20.0, f"TA {index}")]),
+            (y + 12, [(80.0, "+S9"), (140.0, f"4.{index}"), (200.0, f"5.{index}"), (260.0, f"6.{index}")]),
+        ]
+    head = (80.0, [(20.0, "Strain"), (80.0, "S9"), (140.0, "A"), (200.0, "B"), (260.0, "C")])
+    grid = cells.build(_pieces(head, *rows), Rules([Rule(86.0, 20.0, 280.0)]))
+    assert grid is not None
+    assert (grid.n_rows, grid.n_columns) == (7, 5)
+    assert [(cell.text, cell.rowspan) for cell in grid.cells if cell.column == 0 and not cell.header] == [
+        ("TA 0", 2),
+        ("TA 1", 2),
+        ("TA 2", 2),
+    ]
+
+
+def test_rows_of_running_text_are_parted_by_their_distance() -> None:
+    rows = []
+    for y in (100, 180):
+        rows += [
+            (y, [(20.0, "Brassica"), (120.0, "Bacterial suspension"), (260.0, "Objectives:")]),
+            (y + 12.0, [(120.0, "The soil was dried"), (260.0, "Under stress")]),
+            (y + 24.0, [(120.0, "Each pot was weighed"), (260.0, "Results:")]),
+            (y + 36.0, [(260.0, "Plants grew well")]),
+        ]
+    head = (80.0, [(20.0, "Plant"), (120.0, "Design"), (260.0, "Outcome")])
+    grid = cells.build(_pieces(head, *rows), Rules([Rule(86.0, 20.0, 360.0)]))
+    assert grid is not None
+    assert grid.n_rows == 3
+    assert grid.rows()[1][2] == "Objectives: Under stress Results: Plants grew well"
+
+
+def test_values_parted_by_a_drawn_blank_are_cells() -> None:
+    def span(x0: float, x1: float, y: float, text: str) -> dict[str, object]:
+        box = (x0, y - 8, x1, y + 2)
+        return {"bbox": box, "origin": (x0, y), "size": 10.0, "font": "Times", "flags": 0, "text": text}
+
+    text_lines = [
+        {"dir": (1.0, 0.0), "spans": [span(20, 45, y, "0.029"), span(45, 50, y, " "), span(50, 75, y, "2.801")]}
+        for y in range(100, 172, 12)
+    ]
+    page = page_lines({"width": 300.0, "height": 400.0, "blocks": [{"lines": text_lines}]}, 1)
+    assert [part[2] for part in page.lines[0].parts] == ["0.029", "2.801"]
+    grid = cells.build([piece for line in page.lines for piece in cells.pieces_of(line)], Rules())
+    assert grid is not None
+    assert (grid.n_rows, grid.n_columns) == (6, 2)
+
+
+def test_header_under_the_rule_of_the_table_is_joined() -> None:
+    head = [
+        (96.0, [(20.0, "Jadad"), (80.0, "Intervention"), (200.0, "Outcome")]),
+        (108.0, [(20.0, "score"), (80.0, "Dose"), (120.0, "Time"), (200.0, "measure")]),
+    ]
+    body = [(y, [(20.0, "3"), (80.0, "1 g"), (120.0, "2 h"), (200.0, "none")]) for y in (124.0, 136.0, 148.0)]
+    rules = Rules([Rule(87.0, 20.0, 240.0), Rule(112.0, 20.0, 240.0), Rule(152.0, 20.0, 240.0)])
+    grid = cells.build(_pieces(*head, *body), rules)
+    assert grid is not None
+    header = {cell.text for cell in grid.cells if cell.header}
+    assert {"Jadad score", "Outcome measure", "Intervention"} <= header
+
+
+def test_caption_ends_at_the_rule_above_closely_set_rows() -> None:
+    sheet = Sheet()
+    sheet.prose()
+    sheet.text(75, "Table 1. Control points and what is recommended for each of them.", 9, "hebo")
+    sheet.rule(y=sheet.y + 4)
+    sheet.y += 12
+    for left, right in (("Control point", "Advice"), ("Strict quarantine", "Necessary"), ("Vaccination", "Desirable")):
+        sheet.text(75, left, 9)
+        sheet.text(300, right, 9)
+        sheet.rule(y=sheet.y + 4)
+        sheet.y += 12
+    sheet.y += 30
+    sheet.prose()
+    document = oreo.parse_pdf(sheet.pdf.tobytes(), "a", "a", FAST)
+    assert [block.text for block in document.blocks if block.kind == "table"] == [
+        "Control point\tAdvice\nStrict quarantine\tNecessary\nVaccination\tDesirable"
+    ]
+    assert [block.text for block in document.blocks if block.kind == "caption"] == [
+        "Table 1. Control points and what is recommended for each of them."
+    ]

@@ -186,7 +186,9 @@ def score_captions(document: Document, truth: Truth, printed: Printed) -> Captio
     there = [f for f in wanted if key(f.caption)[:30] in pages]
     score = CaptionScore(len(there), 0, 0, len(wanted) - len(there))
     matches = match_captions(document.blocks, there)
-    claimed = Counter(block.about for block in document.blocks if block.kind == "caption" and block.about >= 0)
+    claimed = Counter(
+        block.about for block in document.blocks if block.kind == "caption" and not block.continues and block.about >= 0
+    )
     for index, item in enumerate(there):
         score.figures += item.kind == "figure"
         if index not in matches:
