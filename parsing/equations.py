@@ -22,6 +22,9 @@ ROOM = 7.0
 """Points over and under a block in which they are looked for, if nothing else is there."""
 
 _NUMBER = re.compile(r"\(([A-Z]?\.?\d{1,3}(?:[.-]\d{1,3})*[a-z]?|[ivx]{1,5})\)")
+_GROUP = re.compile(r"[_^]\{([^{}]*)\}")
+_LONE_BRACKETS = re.compile(r"\\\\\s*[()\[\]\s]+(?:$|\\\\)|^[()\[\]\s]+\\\\")
+"""A row of brackets and nothing else: they belong round something in another."""
 _RELATION = re.compile(
     r"[=<>~:]|\\(?:leq|geq|neq|approx|sim|simeq|cong|equiv|propto|in|to|subset|ll|gg|Right|left|map)"
 )
@@ -162,6 +165,10 @@ def _without_number(items: list[Item]) -> tuple[list[Item], str]:
     return items, ""
 
 
+def _is_balanced(group: str) -> bool:
+    return all(group.count(opening) == group.count(closing) for opening, closing in ("()", "[]"))
+
+
 def _is_plausible(text: str, items: Sequence[Item]) -> bool:
     """Whether LaTeX may be what the page shows: a relation or a structure, brackets balanced, few words."""
     if not (_RELATION.search(text) or re.search(r"[\^_+-]|\\(?:frac|sum|int|sqrt)", text)):
@@ -171,6 +178,8 @@ def _is_plausible(text: str, items: Sequence[Item]) -> bool:
             return False
     bare = text.replace("\\{", "").replace("\\}", "")
     if bare.count("{") != bare.count("}"):
+        return False
+    if not all(_is_balanced(group) for group in _GROUP.findall(bare)) or _LONE_BRACKETS.search(bare):
         return False
     words = sum(map(len, re.findall(r"\\(?:mathrm|text)\{([^}]{4,})\}", text)))
     return words < 0.6 * len(items)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pymupdf
+import pytest
 
 from hiperrag.parsing import displays, equations, latex, oreo, reading, symbols
 from hiperrag.parsing.latex import Item
@@ -136,3 +137,17 @@ def test_a_formula_on_a_page_is_one_block_with_its_latex() -> None:
     with pymupdf.open(stream=data) as again:
         equations.set_latex(again, found, list(reading.read_pages(again, {}, lambda *_: None).pages.values()))
     assert found[0].latex == "E = \\frac{m v^{2}}{2} \\tag{7}"
+
+
+@pytest.mark.parametrize(
+    ("text", "plausible"),
+    [
+        ("E = m c^{2}", True),
+        ("f(x) = \\frac{a}{b} \\\\ (1 + y)", True),
+        ("\\sigma_{f (} 2 N_{f )}^{b} = 1", False),
+        ("\\exp \\frac{a}{b} \\\\ ( )", False),
+        ("(a = b", False),
+    ],
+)
+def test_brackets_that_stand_apart_from_what_they_enclose_are_no_formula(text: str, plausible: bool) -> None:
+    assert equations._is_plausible(text, [Item("x", 0, 0, 0, 0, 0, 10, "")] * 20) is plausible

@@ -181,7 +181,7 @@ def test_fields_and_columns():
         ("not", "found the end where a field or a value is due (column 4)"),
         ("'a' in title", "write contains(title, 'a')"),
         ("document in (a, b)", "'a' is no value; write strings in quotes (column 14)"),
-        ("document in ('a' 'b')", "found \"'b'\" where ) is due"),
+        ("document in ('a' 'b')", "found 'b' where ) is due"),
         ("page != 3", "write not (page == 3)"),
         ("page == 'x'", "page is compared with a number only"),
         ("contains(page, '3')", "page is a number"),

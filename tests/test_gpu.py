@@ -389,8 +389,6 @@ def test_without_a_gpu_everything_stays_on_the_cpu(tokens, centroids, monkeypatc
 
 def test_nothing_loads_torch_where_no_gpu_is_wanted():
     code = "import sys; from hiperrag.index import gpu; assert not gpu.devices(); assert 'torch' not in sys.modules"
-    with pytest.raises(UserError, match="auto, cpu or cuda"):
-        gpu.pays(1)
     environment = {**os.environ, gpu.VARIABLE: "cpu"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -17,6 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from hiperrag.cli.info import describe
 from hiperrag.collection import Collection
 from hiperrag.records import read_passages, read_quarantined
 
@@ -206,6 +207,7 @@ def test_ten_kills_at_random_moments(tmp_path, examples, models, reference):
     assert not list((collection / "vectors").glob("*"))
 
 
+@pytest.mark.slow
 def test_malformed_files_are_quarantined_with_a_reason(shared, tmp_path, models):
     folder = shared / "data" / "pdfs" / "malformed"
     hiperrag("index", folder, "--to", tmp_path / "collection")
@@ -254,6 +256,14 @@ def test_bad_arguments_end_in_one_line_and_exit_2(arguments, says, tmp_path):
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
     assert done.stdout == ""
     assert (tmp_path / "full" / "thesis.doc").read_text() == "precious"
+
+
+def test_a_folder_called_hiperrag_where_the_user_stands_is_not_taken_for_the_package(tmp_path, models):
+    (tmp_path / "hiperrag" / "workflows").mkdir(parents=True)
+    (tmp_path / "rows.jsonl").write_text('{"text": "Quokkas feed on leaves."}\n{"text": "Terns migrate far."}\n')
+    script = str(Path(sys.executable).parent / "hiperrag")
+    subprocess.run([script, "index", "rows.jsonl", "--to", "c"], cwd=tmp_path, check=True, capture_output=True)
+    assert describe(tmp_path / "c")["documents"] == 2
 
 
 def wait_until(condition, seconds: float = 120) -> None:

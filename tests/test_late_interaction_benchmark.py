@@ -164,15 +164,14 @@ class Engine:
 """
 
 
-def test_builds_end_at_their_cpu_limit_and_silence_at_its_time_limit(vectors, tmp_path, monkeypatch):
+def test_builds_end_at_their_cpu_limit_and_silence_at_its_time_limit(vectors, tmp_path):
     shutil.copy(process._SERVE, tmp_path / "serve.py")
     (tmp_path / "engine_spin.py").write_text(SPIN, encoding="utf-8")
-    monkeypatch.setattr(process, "_SERVE", tmp_path / "serve.py")
     request = {"vectors": str(vectors.folder), "passages": 10, "index": str(tmp_path / "index"), "options": {}}
-    spinning = EngineProcess(Path(sys.executable), "engine_spin", 1, tmp_path / "log")
+    spinning = EngineProcess(Path(sys.executable), "engine_spin", 1, tmp_path / "log", tmp_path / "serve.py")
     with pytest.raises(CpuLimitError):
         spinning.ask({**request, "do": "build", "cpu_limit_s": 1}, 120)
-    silent = EngineProcess(Path(sys.executable), "engine_spin", 1, tmp_path / "log")
+    silent = EngineProcess(Path(sys.executable), "engine_spin", 1, tmp_path / "log", tmp_path / "serve.py")
     with pytest.raises(EngineError, match="no answer"):
         silent.ask({**request, "do": "open"}, 0.2)
     assert "chatter" in (tmp_path / "log").read_text(encoding="utf-8")

@@ -12,6 +12,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from hiperrag import parsing
+from hiperrag.errors import UserError
 from hiperrag.files import fingerprint
 from hiperrag.parsing import export
 from hiperrag.parsing.batch import decides_later, parse_many
@@ -45,6 +46,9 @@ def parse_sources(
 
     What `to` holds already of the same inputs and settings is not parsed again.
     """
+    for folder in (to, pages):
+        if folder and folder.exists() and not folder.is_dir():
+            raise UserError(f"{folder}: exists and is not a folder; name another")
     found = discover(list(sources))
     log = _Log(to, fingerprint(parsing.VERSION, settings.model_dump_json()))
     todo = [item for item in found.inputs if not log.has(item)]
@@ -94,13 +98,17 @@ class _Log:
         self._names: Counter[str] = Counter()
         self._done: dict[str, list[str | dict[str, str]]] = {}
         if folder and (folder / "parsed.jsonl").is_file():
-            for line in (folder / "parsed.jsonl").read_text(encoding="utf-8").splitlines():
+            text = (folder / "parsed.jsonl").read_text(encoding="utf-8")
+            for line in text.splitlines():
                 try:
                     entry = json.loads(line)
                 except ValueError:  # the line that a killed command was writing
                     continue
                 self._names.update(name for name in entry["outcomes"] if isinstance(name, str))
                 self._done[entry["input"]] = entry["outcomes"]
+            if not text.endswith("\n"):
+                with (folder / "parsed.jsonl").open("a", encoding="utf-8") as stream:
+                    stream.write("\n")
 
     def _key(self, item: Input) -> str:
         return fingerprint(self._settings, dataclasses.astuple(item))

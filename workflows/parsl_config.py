@@ -164,19 +164,21 @@ def _drain_period(site: Site, pool: str) -> int | None:
 
 
 def _tether() -> list[str]:
-    return [sys.executable, "-m", "hiperrag.workflows.tethered", str(os.getpid())]
+    # -P: a folder called hiperrag where the user stands (a clone) must not be taken for the package.
+    return [sys.executable, "-P", "-m", "hiperrag.workflows.tethered", str(os.getpid())]
 
 
 def _launch_command(site: Site, name: str) -> str:
     """The command that starts a pool on a node; on the main process's own machine it ends with that process."""
     script = [str(SCRIPTS / "process_worker_pool.py")]
-    start = shlex.join([*_tether(), *script] if site.scheduler == "local" else [sys.executable, *script])
+    start = shlex.join([*_tether(), *script] if site.scheduler == "local" else [sys.executable, "-P", *script])
     threads = str(site.active_pools[name].threads)
     variables = {
         "OMP_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,
         "OPENBLAS_NUM_THREADS": threads,
         "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONSAFEPATH": "1",
         **({"TMPDIR": site.tmpdir} if site.tmpdir else {}),
         **({"HIPERRAG_NODE_LOCAL": site.node_local} if site.node_local else {}),
         **site.environment,

@@ -39,6 +39,7 @@ def parse(
         typer.Option("--render", metavar="DIR", help="Draw every page with its boxes, kinds and reading order."),
     ] = None,
     figures: Annotated[bool, typer.Option(help="Write pictures of the figures.")] = True,
+    strict: Annotated[bool, typer.Option(help="Exit with 3 if anything is in quarantine.")] = False,
     file_timeout: FileTimeoutOption = None,
     page_timeout: PageTimeoutOption = None,
     file_memory: FileMemoryOption = None,
@@ -78,6 +79,8 @@ def parse(
     routes = ", ".join(f"{counted(number, 'page')} by {route}" for route, number in summary.routes.most_common())
     documents = counted(summary.n_documents, "document")
     print(f"{documents} ({routes or 'no pages'}), {len(summary.quarantined)} quarantined", file=sys.stderr)
+    if summary.quarantined and (strict or not summary.n_documents):
+        raise typer.Exit(3 if summary.n_documents else 2)
 
 
 def _explain(document: Document) -> None:

@@ -54,11 +54,11 @@ class Tesseract:
 
     name = "tesseract"
     on_gpu = False
-    dpi = 200.0
+    dpi = 150.0
 
     def __init__(self, language: str) -> None:
         self._language = language
-        self.cost = Cost(prior=2.3)
+        self.cost = Cost(prior=2.0)
 
     def recognise(self, pictures: Sequence[Picture], seconds: float = PAGE_SECONDS) -> list[Recognised]:
         found: list[Recognised] = []
