@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 from matplotlib import pyplot as plt
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from hiperrag.benchmarks import pictures
 from hiperrag.benchmarks.late_interaction.bars import OURS, Point, points
 from hiperrag.benchmarks.late_interaction.report import build_figures
 
@@ -19,31 +19,12 @@ _FAMILIES = (OURS, "fast-plaid", "PyLate PLAID", "WARP", "FAISS IVF-PQ", "NumPy 
 # Okabe and Ito's palette: distinguishable with every common form of colour blindness.
 _COLOURS = dict(zip(_FAMILIES, ("#D55E00", "#0072B2", "#56B4E9", "#CC79A7", "#009E73", "#555555"), strict=True))
 _MARKERS = ("o", "s", "^", "D")
-_STYLE: Any = {
-    "figure.dpi": 150,
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#dddddd",
-    "grid.linewidth": 0.6,
-    "axes.axisbelow": True,
-    "legend.frameon": False,
-}
 _RECALL_BAR = 0.95
 
 
 def write_plots(report: dict[str, Any], folder: Path) -> list[Path]:
     """Write the PNG files that the report has figures for; returns their paths."""
-    mpl.use("Agg")
-    written = []
-    with mpl.rc_context(_STYLE):
-        for name, figure in _figures(report):
-            path = folder / f"{name}.png"
-            figure.savefig(path, bbox_inches="tight", metadata={"Software": None})
-            plt.close(figure)
-            written.append(path)
-    return written
+    return pictures.write(lambda: _figures(report), folder)
 
 
 def _figures(report: dict[str, Any]) -> Iterator[tuple[str, Figure]]:

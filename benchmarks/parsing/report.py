@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
+from hiperrag.benchmarks import pictures
 from hiperrag.benchmarks.parsing.compare import BORN_DIGITAL
 from hiperrag.benchmarks.parsing.parsers import PEERS, is_ours
 
@@ -44,17 +44,6 @@ of a parser.
 
 The last five are means over documents."""
 _TURNED = "A quarter of the pages of the copies without a text layer is turned by 90° one way or the other."
-_STYLE: Any = {
-    "figure.dpi": 150,
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#dddddd",
-    "grid.linewidth": 0.6,
-    "axes.axisbelow": True,
-    "legend.frameon": False,
-}
 
 
 def markdown(report: dict[str, Any]) -> str:
@@ -102,15 +91,7 @@ def _number(value: float | None, digits: int) -> str:
 
 def write_plots(report: dict[str, Any], folder: Path) -> list[Path]:
     """Write the pictures as PNG files; returns their paths."""
-    mpl.use("Agg")
-    written = []
-    with mpl.rc_context(_STYLE):
-        for name, figure in _figures(report):
-            path = folder / f"{name}.png"
-            figure.savefig(path, bbox_inches="tight", metadata={"Software": None})
-            plt.close(figure)
-            written.append(path)
-    return written
+    return pictures.write(lambda: _figures(report), folder)
 
 
 def _figures(report: dict[str, Any]) -> Iterator[tuple[str, Figure]]:
