@@ -72,15 +72,19 @@ def test_stages_run_on_their_own_workers_of_one_node(pool, tmp_path):
 def test_a_lost_parsl_is_started_again_with_what_was_in_flight(pool):
     pool.submit(("parse", "first"), os.getpid)
     results(pool)
+    pool.submit(("parse", "long"), time.sleep, 1)
+    launching = pool._kernel._task_launch_pool
+    interchange = next(iter(pool._kernel.executors.values())).interchange_proc
+    psutil.Process(interchange.pid).kill()
+    interchange.wait()
     for number in range(5):
         pool.submit(("parse", number), abs, -number)
         pool.submit(("encode", number), abs, -number)
-    pool.submit(("parse", "long"), time.sleep, 1)
-    psutil.Process(next(iter(pool._kernel.executors.values())).interchange_proc.pid).kill()
     found = results(pool)
     assert len(found) == 11
     assert {found["parse", number] for number in range(5)} == set(range(5))
     assert pool.restarts == 1
+    wait_until(lambda: not any(thread.is_alive() for thread in launching._threads))
 
 
 def test_a_lost_worker_and_a_lost_node_are_told_apart(pool, site, tmp_path):

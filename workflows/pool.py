@@ -19,6 +19,8 @@ from hiperrag.workflows.sites import Site
 PLAIN_PATH = r"[\w./+@%=:,~-]+"
 RESTARTS_ALLOWED = 5
 """How often Parsl itself may be lost in a run."""
+SEND_SECONDS = 3
+"""How long handing a task to Parsl's interchange may take; it waits only where that process is gone."""
 
 
 class WorkerLostError(Exception):
@@ -59,6 +61,8 @@ class Pool:
         from hiperrag.workflows.parsl_config import parsl_config
 
         self._kernel = DataFlowKernel(parsl_config(self.site, self._run_dir, self._n_tasks))
+        for executor in self._executors:  # else a thread that this process waits for at its end could wait for ever
+            executor.outgoing_q.zmq_socket.sndtimeo = SEND_SECONDS * 1000
         self._apps = {
             label: parsl.python_app(_call, data_flow_kernel=self._kernel, executors=[label])
             for label in self.site.active_pools
@@ -85,6 +89,7 @@ class Pool:
 
     def finished(self, timeout: float) -> Iterator[tuple[Any, Future[Any]]]:
         """Tasks that ended since the last call; waits up to `timeout` seconds for the first."""
+        self._look_after_executors()  # first: tasks that could not be handed to a lost Parsl did not fail
         with contextlib.suppress(queue.Empty):
             while True:
                 ticket, future = self._finished.get(timeout=timeout)
@@ -92,7 +97,6 @@ class Pool:
                 task = self._tasks.pop(ticket, None)
                 if task:  # else it was in flight when Parsl was lost, and has been started again
                     yield task.tag, future
-        self._look_after_executors()
 
     def _look_after_executors(self) -> None:
         for executor in self._executors:
@@ -123,6 +127,7 @@ class Pool:
         from parsl.utils import Timer
 
         Timer.close(self._kernel.job_status_poller, timeout=0)
+        self._kernel._task_launch_pool.shutdown(wait=False, cancel_futures=True)
         for executor in self._executors:
             _cancel_jobs(executor)
             executor._result_queue_thread_exit.set()
