@@ -138,4 +138,8 @@ def looks_like_names(text: str) -> bool:
     """Whether most words are capitalised, as in a line of authors."""
     words = re.findall(r"[^\W\d_]{2,}", text)
     capitals = [word for word in words if word[0].isupper()]
-    return len(words) > 1 and len(capitals) > 0.65 * len(words) and re.search(r"[,;•·&]| and ", text) is not None
+    return (
+        len(words) > 1
+        and len(capitals) > 0.65 * len(words)
+        and re.search(r"[,;•·&]| and | \.(?: |$)", text) is not None
+    )

@@ -86,7 +86,7 @@ def _tar_members(path: str) -> Iterator[Member]:
     modified = Path(path).stat().st_mtime_ns
     found: dict[str, Member] = {}
     damage: Exception | None = None
-    with _unpacked(path) as stream:
+    with unpacked_stream(path) as stream:
         try:
             with tarfile.open(fileobj=stream, mode="r:") as archive:
                 for info in archive:
@@ -117,8 +117,24 @@ def _tar_stamp(modified: int, offset: int) -> str:
     return f"{modified}:{offset}"
 
 
-def _unpacked(path: str) -> BinaryIO:
-    """The tar inside a possibly compressed file, as a seekable stream (backward seeks start over)."""
+def unpacked_name(path: str) -> str:
+    """The file name without its compression; "" where nothing has to be unpacked to get at a place in the file."""
+    name = Path(path).name
+    for packed, plain in (
+        (".tgz", ".tar"),
+        (".tbz2", ".tar"),
+        (".txz", ".tar"),
+        (".gz", ""),
+        (".bz2", ""),
+        (".xz", ""),
+    ):
+        if name.lower().endswith(packed):
+            return name[: -len(packed)] + plain
+    return ""
+
+
+def unpacked_stream(path: str) -> BinaryIO:
+    """What a possibly compressed file holds, as a seekable stream (backward seeks start over)."""
     name = path.lower()
     if name.endswith((".gz", ".tgz")):
         return cast(BinaryIO, gzip.open(path))
@@ -189,7 +205,7 @@ def _shared_archive(path: str) -> _Archive:
 
 
 def _open_archive(path: str) -> _Archive:
-    return zipfile.ZipFile(path) if path.lower().endswith(".zip") else _unpacked(path)
+    return zipfile.ZipFile(path) if path.lower().endswith(".zip") else unpacked_stream(path)
 
 
 def open_member(path: str, member: Member, shared: bool) -> IO[bytes]:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from hiperrag.parsing import (
+    asides,
     captions,
     columns,
     displays,
@@ -55,6 +56,8 @@ class Layout:
     style: typography.Style
     words: Counter[str]
     """Words of the document and how often they occur."""
+    sideways: dict[int, list[Line]]
+    """Lines in another direction than their page's text that are no table's, by page number."""
 
 
 def assemble(
@@ -87,7 +90,7 @@ def assemble(
                 blocks.append(_line_block(page, line, "header"))
         blocks.extend(_block(page, region) for region in by_page[page.number])
         blocks.extend(_line_block(page, line, kinds[id(line)]) for line in marks if kinds[id(line)] != "header")
-        for line in page.sideways:  # stamps in the margin, labels of axes
+        for line in layout.sideways[page.number]:  # stamps in the margin, labels of axes
             in_margin = line.x1 < 0.08 * page.width or line.x0 > 0.92 * page.width
             blocks.append(_line_block(page, line, "footer" if in_margin else "figure"))
     return Assembly(captions.tie(blocks, pages), title, authors, _confidence(by_page))
@@ -101,7 +104,10 @@ def find_layout(pages: Sequence[Page], detections: Mapping[int, Sequence[Detecti
     words = mend.vocabulary(line.text for page in pages for line in page.lines)
     remaining = [[line for line in page.lines if id(line) not in kinds] for page in pages]
     leading = regions.leading_ratio(remaining, style.size)
-    remaining = figures.gather(pages, remaining, style, leading)
+    turned = {page.number: asides.turned_tables(page, style, leading) for page in pages}
+    upright = [dataclasses.replace(page, sideways=turned[page.number][1]) for page in pages]
+    remaining = figures.gather(upright, remaining, style, leading)
+    remaining = [[*lines, *turned[page.number][0]] for page, lines in zip(pages, remaining, strict=True)]
     found = [
         region
         for page, lines in zip(pages, remaining, strict=True)
@@ -110,7 +116,8 @@ def find_layout(pages: Sequence[Page], detections: Mapping[int, Sequence[Detecti
     ]
     for region in found:
         structure.set_text(region, words, style)
-    return Layout(found, kinds, typography.refine(style, found), words)
+    sideways = {number: lines for number, (_, lines) in turned.items()}
+    return Layout(found, kinds, typography.refine(style, found), words, sideways)
 
 
 def _confidence(by_page: Mapping[int, Sequence[Region]]) -> dict[int, float]:

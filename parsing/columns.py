@@ -26,6 +26,8 @@ MIN_PAIRS = 4
 """Lines side by side that make a gutter."""
 MIN_WIDE_PAIRS = 2
 """The same where both lines are as wide as a column of two."""
+TALL = 4.0
+"""Font sizes from which a table or figure is higher than a few lines."""
 WIDE = 0.3
 """Width of such a line as a share of the page's width."""
 
@@ -47,7 +49,16 @@ def _right_neighbours(lines: Sequence[Line]) -> list[tuple[Line, Line]]:
     beside = (overlap >= 0.3 * np.minimum(height[:, None], height)) & (x0 >= x1[:, None] - 1)
     distance = np.where(beside, x0, np.inf)
     nearest = distance.argmin(axis=1)
-    return [(line, lines[right]) for index, line in enumerate(lines) if beside[index, right := int(nearest[index])]]
+    found = [(line, lines[right]) for index, line in enumerate(lines) if beside[index, right := int(nearest[index])]]
+    # A table or figure stands beside many lines, each of which speaks for the strip between them.
+    for index in [index for index, line in enumerate(lines) if line.kind and height[index] > TALL * line.size]:
+        last = np.where(beside, x1[:, None], -np.inf).argmax(axis=0)
+        found += [
+            (lines[index], lines[right])
+            for right in np.flatnonzero(beside[index] & (last == index)).tolist()
+            if right != nearest[index]
+        ]
+    return found
 
 
 def _gutter(lines: Sequence[Line], page_width: float) -> tuple[float, float] | None:

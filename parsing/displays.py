@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from hiperrag.parsing.columns import in_rows
 from hiperrag.parsing.lines import Line
 from hiperrag.parsing.regions import LIST_MARK
+from hiperrag.parsing.symbols import FUNCTIONS
 from hiperrag.parsing.typography import CAPTION, MONOSPACED, Style
 from hiperrag.records import BBox
 
@@ -23,10 +24,13 @@ BESIDE = 4.0
 """The same for pieces side by side."""
 MAX_WORDS = 0.25
 """Share of a formula's characters that may be in phrases."""
+MAX_PITCH = 2.2
+"""Font sizes between the lines of a paragraph, at most."""
 
 _RELATION = re.compile(r"[=<>≤≥≈≡∈⊂⊆∀∃→⇒⇔↔↦∑∏∫√∂≠∝≅∼⟶⇌]")
 _NUMBER = re.compile(r"\(?(?:[A-Z]\.?)?\d{1,3}(?:[.-]\d{1,3}){0,2}[a-z]?\)")
 _RUN = re.compile(r"(?<![^\s(])[^\W\d_]{2,}(?:[ -][^\W\d_]{2,})+(?=[\s,.;:!?)]|$)")
+_FIRST_WORD = re.compile(r"[a-z]{2,}(?=[\s,])")
 _WORD = re.compile(r"[^\W\d_]{4,}[,.:]?")
 
 
@@ -84,9 +88,13 @@ def _is_seed(line: Line, prose: Sequence[Line], free: Sequence[Line], style: Sty
         apart = max(line.x0 - other.x1, other.x0 - line.x1)
         if overlap > 0.3 * line.height and apart < 2 * line.size:
             return False
+    word = _FIRST_WORD.match(line.text)
+    worded = word is not None and word.group() not in FUNCTIONS
     for other in (*prose, *free):  # the last line of a paragraph
         pitch = line.baseline - other.baseline
         flush = abs(line.x0 - other.x0) < 2 and other.width > 10 * line.size
+        if flush and worded and 0 < pitch < MAX_PITCH * line.size and _in_words(other.text) > 0.1:
+            return False
         if flush and 0 < pitch < 1.45 * line.size and (_in_words(other.text) > 0.1 or not _RELATION.search(other.text)):
             return False
     return sum(1 for other in free if abs(other.baseline - line.baseline) < 2) <= 8
@@ -120,9 +128,10 @@ def _grown(seed: Line, free: Sequence[Line], prose: Sequence[Line], bars: Sequen
 
 def _shares_bar(line: Line, group: Sequence[Line], bars: Sequence[BBox]) -> bool:
     """Whether a line stands on or hangs under a fraction bar that is part of a group of lines."""
+    size = max(line.size, *(other.size for other in group))
     for x0, y0, x1, y1 in bars:
         inside = x0 - 2 < line.centre < x1 + 2 or (line.x0 < x0 + 2 and line.x1 > x1 - 2)
-        if not inside or max(y0 - line.y1, line.y0 - y1) > 0.7 * line.size:
+        if not inside or max(y0 - line.y1, line.y0 - y1) > 0.7 * size:
             continue
         for other in group:
             at = other.y0 - 0.9 * other.size < y0 < other.y1 + 0.9 * other.size

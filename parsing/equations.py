@@ -10,7 +10,8 @@ from typing import Any
 
 from hiperrag.parsing import latex, symbols
 from hiperrag.parsing.latex import Item
-from hiperrag.parsing.lines import Page, weight_and_slant
+from hiperrag.parsing.lines import Page
+from hiperrag.parsing.spans import weight_and_slant
 from hiperrag.records import BBox, Block
 
 MAX_ITEMS = 600

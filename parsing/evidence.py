@@ -41,11 +41,11 @@ def weights(box: BBox, detections: Sequence[Detection]) -> dict[BlockKind, float
 
     Both in points of the page as it is displayed. The products still have to be made to sum to one.
     """
-    seen = _seen(box, detections)
+    seen = seen_as(box, detections)
     return {kind: shares[seen] ** TRUST for kind, shares in SEEN.items()}
 
 
-def _seen(box: BBox, detections: Sequence[Detection]) -> int:
+def seen_as(box: BBox, detections: Sequence[Detection]) -> int:
     """Index of the kind that is seen most where the box lies."""
     best, most = _NOTHING, MIN_SEEN
     for detection in detections:

@@ -31,6 +31,9 @@ MAX_PANEL_GAP = 100.0
 CROP_MARGIN = 3.0
 """Points around a figure that its picture shows."""
 
+MIN_FRAMED = 2
+"""Lines of running text that a frame holds."""
+
 _Boxes = npt.NDArray[np.float64]
 
 
@@ -129,7 +132,7 @@ def _with_figures(page: Page, lines: list[Line], drawn: _Drawn, style: Style, le
         return lines
     labels = captions.labels(lines, style, leading)
     running = _running(lines, labels, style, leading)
-    groups = _groups(page, drawn, running)
+    groups = _groups(page, _without_frames(drawn, running, labels), running)
     boxes = _figures(page, groups, labels, running)
     taken: set[int] = set()
     found: list[Line] = []
@@ -185,6 +188,20 @@ def _is_prose(line: Line, style: Style) -> bool:
     if line.width > 0.8 * style.width and len(line.text) > 40:
         return True
     return style.is_body_size(line.size) and line.font in style.fonts and line.width > 0.5 * style.width
+
+
+def _without_frames(drawn: _Drawn, running: Sequence[Line], labels: Sequence[Label]) -> _Drawn:
+    """What is drawn without frames and shadows of cards: what holds lines of running text about as wide as it is."""
+    in_label = {id(line) for label in labels for line in label.lines}
+    prose = [line for line in running if id(line) not in in_label]
+    if not prose:
+        return drawn
+    x0, y0, x1, y1 = np.array([(line.x0, line.y0, line.x1, line.y1) for line in prose]).T
+    boxes = drawn.boxes[:, :, None]
+    inside = (boxes[:, 0] < x0) & (boxes[:, 1] < y0) & (boxes[:, 2] > x1) & (boxes[:, 3] > y1)
+    wide = inside & (x1 - x0 > 0.5 * (boxes[:, 2] - boxes[:, 0]))
+    keep = (inside.sum(axis=1) < MIN_FRAMED) | ~wide.any(axis=1)
+    return _Drawn(drawn.boxes[keep], drawn.kinds[keep])
 
 
 def _groups(page: Page, drawn: _Drawn, running: Sequence[Line]) -> list[_Group]:

@@ -31,6 +31,7 @@ _CONTACT = re.compile(r"\S@\S+\.\w|correspond|^received\b|^©|contributed equall
 _AFFILIATION = re.compile(
     r"\W{0,2}(?:\d{1,2}|[a-z]|[*†‡§¶#]+)\s?[A-Z][^.]*(?:universit|institut|department|hospital|division)", re.I
 )
+_SECTION = re.compile(r"\d{1,2}\.\s+[A-Z]")
 _INSTITUTION = re.compile(
     r"universit|institut|department|college|hospital|laborator|school|facult|cent(?:er|re)\b|academy|division|polytechnic|observatory|survey|agency|\bgroup\b|section|systems|"
     r"ministry|company|inc\.|ltd|gmbh|foundation|\d{4,}",
@@ -179,11 +180,21 @@ def _text_start(found: Sequence[Region], title: Sequence[Region], style: Style) 
             continue
         if typography.RUN_IN_ABSTRACT.match(region.text) and len(region.text) > 60:
             return index
-        if abstract.is_text(region, style):
+        if abstract.is_text(region, style) or _is_numbered_section(region, style):
             return index
         if typography.is_heading(region, style) and not abstract.looks_like_names(region.text) and region.page > page:
             return index
     return fallback
+
+
+def _is_numbered_section(region: Region, style: Style) -> bool:
+    """Whether a region is a section's heading ("1. Methods"), not a numbered affiliation."""
+    return (
+        _SECTION.match(region.text) is not None
+        and region.bold
+        and region.size > style.size + 0.7
+        and not _INSTITUTION.search(region.text)
+    )
 
 
 def _names(text: str) -> list[str]:
@@ -195,7 +206,7 @@ def _names(text: str) -> list[str]:
     text = re.sub(r"(?<=\w)\s+[a-z](?:\s*,\s*[a-z])*(?=\s*(?:[,;]|and\b|$))", ",", text)
     text = re.sub(r"[,\s]\s*(?:and|und|&)\s+", ", ", text)
     names: list[str] = []
-    for piece in re.split(r"\s*[,;•·|]\s*|^by\s+", text):
+    for piece in re.split(r"\s*[,;•·|]\s*|^by\s+|\s+\.(?:\s+|$)", text):
         words = re.sub(r"^(?:[a-z]\s+)+", "", piece.strip(" .")).split()
         if _INSTITUTION.search(piece):
             break

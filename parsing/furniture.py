@@ -25,6 +25,8 @@ _TABLE_LABEL = re.compile(
 )
 MIN_RULE = 0.25
 """Share of the page's width from which a rule may be a table's."""
+MIN_COUNTED = 3
+"""Pages whose numbers make a sequence."""
 _BARE_NUMBER = re.compile(r"\d{1,4}")
 
 
@@ -57,16 +59,42 @@ def find(pages: Sequence[Page]) -> dict[int, BlockKind]:
     # bare number, and what stands in a row with one.
     levels = {key for key, count in heights.items() if count >= 2}
     for line, top, page in margin:
-        if id(line) in kinds or len(page.lines) > MAX_LINES or not _is_outermost(line, top, page, kinds):
+        if id(line) in kinds or len(page.lines) > MAX_LINES:
             continue
         at_level = any((top, round(line.baseline) + d) in levels for d in (-1, 0, 1))
-        if at_level or _BARE_NUMBER.fullmatch(line.text) or _beside_number(line, page):
+        numbered = _beside_number(line, page)
+        if not (at_level or numbered or _BARE_NUMBER.fullmatch(line.text)):
+            continue
+        if _is_outermost(line, top, page, kinds, least_gap=0.4 if numbered else 0.9):
             kinds[id(line)] = _kind(line, top)
     for page in pages:
         number = _centred_number(page)
         if number is not None and id(number) not in kinds:
             kinds[id(number)] = "page_number"
+    _mend_numbers(pages, kinds)
     return kinds
+
+
+def _mend_numbers(pages: Sequence[Page], kinds: dict[int, BlockKind]) -> None:
+    """Undo or rename page numbers that do not count the pages: values of a plot's axis, and a running mark ("123")."""
+    found = [
+        (line, page, int(digits.group()) - page.number)
+        for page in pages
+        for line in page.lines
+        if kinds.get(id(line)) == "page_number" and line.kind is None and (digits := _DIGITS.search(line.text))
+    ]
+    steps = Counter({step: len({page.number for _, page, other in found if other == step}) for _, _, step in found})
+    counting = {step for step, count in steps.items() if count >= MIN_COUNTED}
+    if not counting:
+        return
+    same = Counter(line.text for line, _, _ in found)
+    for line, page, step in found:
+        if step in counting:
+            continue
+        if same[line.text] >= MIN_COUNTED:
+            kinds[id(line)] = "header" if line.y1 < MARGIN * page.height else "footer"
+        elif any(other is page and one in counting for _, other, one in found):
+            del kinds[id(line)]
 
 
 def _in_tables(page: Page) -> set[int]:
@@ -94,8 +122,8 @@ def _kind(line: Line, top: bool) -> BlockKind:
     return "page_number" if _NUMBER.fullmatch(line.text) else "header" if top else "footer"
 
 
-def _is_outermost(line: Line, top: bool, page: Page, kinds: dict[int, BlockKind]) -> bool:
-    """Whether nothing but furniture lies beyond the line, and a gap between it and the text."""
+def _is_outermost(line: Line, top: bool, page: Page, kinds: dict[int, BlockKind], least_gap: float) -> bool:
+    """Whether nothing but furniture lies beyond the line, and a gap of so many font sizes between it and the text."""
     others = [other for other in page.lines if other is not line and id(other) not in kinds]
     if any(other.y1 < line.y0 + 1 if top else other.y0 > line.y1 - 1 for other in others):
         return False
@@ -104,7 +132,7 @@ def _is_outermost(line: Line, top: bool, page: Page, kinds: dict[int, BlockKind]
         for other in others
         if other.x0 < line.x1 and other.x1 > line.x0
     ]
-    return min((gap for gap in inward if gap > -1), default=page.height) > 0.9 * line.size
+    return min((gap for gap in inward if gap > -1), default=page.height) > least_gap * line.size
 
 
 def _beside_number(line: Line, page: Page) -> bool:
@@ -118,7 +146,10 @@ def _beside_number(line: Line, page: Page) -> bool:
 def _centred_number(page: Page) -> Line | None:
     """The number in the middle under all other text of a page, however close to it."""
     last = max(page.lines, key=lambda line: line.baseline, default=None)
-    if last is None or not _BARE_NUMBER.fullmatch(last.text) or last.y0 < (1 - MARGIN) * page.height:
+    if last is None or not _BARE_NUMBER.fullmatch(last.text):
+        return None
+    gap = last.y0 - max((line.y1 for line in page.lines if line is not last), default=last.y0)
+    if last.y0 < (1 - (2 if gap > 2.5 * last.size else 1) * MARGIN) * page.height:
         return None
     others = [line for line in page.lines if line is not last and len(line.text) > 20]
     left = min((line.x0 for line in others), default=0.0)

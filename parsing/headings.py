@@ -9,8 +9,9 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
 from hiperrag.parsing import mend, typography
-from hiperrag.parsing.lines import Line, weight_and_slant
+from hiperrag.parsing.lines import Line
 from hiperrag.parsing.regions import SECTION_NUMBER, Region
+from hiperrag.parsing.spans import weight_and_slant
 from hiperrag.parsing.typography import Style
 
 MAX_RUN_IN = 160
@@ -32,6 +33,14 @@ _STATEMENT = re.compile(
     re.I,
 )
 """Headings of statements about an article, which stand beside its sections however they are set."""
+
+_ROLE = re.compile(
+    r"conceptuali[sz]ation|data curation|formal analysis|funding acquisition|investigation|methodology|"
+    r"project administration|resources|software|supervision|validation|visuali[sz]ation|"
+    r"writing\W{1,3}(?:original draft|review\W{1,5}(?:and )?editing)(?: preparation)?",
+    re.I,
+)
+"""What authors did, by CRediT (ANSI/NISO Z39.104-2022): labels of a statement, however they are set."""
 
 _Look = tuple[float, bool, bool, bool, str]
 
@@ -75,7 +84,7 @@ def _run_in(region: Region, style: Style) -> str:
     marked = lead[-1] in ".:—–?" or bool(numbered and shared)
     worded = sum(map(str.isalpha, words)) > 0.6 * len(words)
     heads = len(region.text) - len(lead) > 40
-    label = typography.CAPTION.match(lead) or typography.KEYWORDS.match(lead)
+    label = typography.CAPTION.match(lead) or typography.KEYWORDS.match(lead) or _ROLE.fullmatch(lead.rstrip(":. "))
     return lead if starts and marked and worded and heads and not label else ""
 
 

@@ -46,7 +46,7 @@ class Input:
     """Where the member's bytes begin in the unpacked tar."""
     member_size: int = 0
     row_offset: int = 0
-    """Where row `start` begins in the unpacked text."""
+    """Where row `start` begins in the unpacked text; `row_files.UNKNOWN` where lines have to be counted."""
 
     def to_row(self) -> dict[str, Any]:
         """A plain dict of strings and integers."""

@@ -46,9 +46,25 @@ class Item:
 def write(items: Sequence[Item], bars: Sequence[BBox]) -> str:
     """LaTeX of a formula in one or more lines. `bars` are horizontal rules: fraction bars, overlines, vincula."""
     rest = list(items)
-    for bar in sorted(bars, key=lambda b: b[2] - b[0]):
-        rest = _with_bar(rest, bar)
+    ordered = sorted(bars, key=lambda b: b[2] - b[0])
+    for index, bar in enumerate(ordered):
+        near = _within(rest, bar, ordered[index + 1 :])
+        taken = {id(item) for item in near}
+        rest = [*(item for item in rest if id(item) not in taken), *_with_bar(near, bar)]
     return _rows(rest)
+
+
+def _within(items: Sequence[Item], bar: BBox, longer: Sequence[BBox]) -> list[Item]:
+    """The items between the longer bars over and under a bar: what lies beyond is no part of its fraction."""
+    x0, y0, x1, y1 = bar
+    across = [b for b in longer if b[0] - 1 <= (x0 + x1) / 2 <= b[2] + 1]
+    top = max((b[3] for b in across if b[3] < y0 - 1), default=float("-inf"))
+    bottom = min((b[1] for b in across if b[1] > y1 + 1), default=float("inf"))
+    return [
+        item
+        for item in items
+        if top < ((item.top + item.bottom) / 2 if item.made else item.baseline - AXIS * item.size) < bottom
+    ]
 
 
 def _over(item: Item, x0: float, x1: float) -> bool:
@@ -189,11 +205,17 @@ def _row(items: list[Item]) -> str:
         off = not _is_large(item) and (
             item.size < 0.85 * size or (abs(item.baseline - line) > SCRIPT * item.size and not item.made)
         )
-        if off and abs(item.baseline - line) > 0.05 * size and not (item.made and item.size > 0.85 * size):
+        upright = item.made and (item.size > 0.85 * size or _is_on_axis(item, line - AXIS * size))
+        if off and abs(item.baseline - line) > 0.05 * size and not upright:
             atoms[-1][1].append(item)
         else:
             atoms.append((item, []))
     return _joined(atoms, line)
+
+
+def _is_on_axis(item: Item, axis: float) -> bool:
+    """Whether the bar of a fraction in small type lies on the axis of its line: it is no script."""
+    return item.text.startswith("\\frac") and abs(item.baseline - AXIS * item.size - axis) < 0.16 * item.size
 
 
 def _accented(items: list[Item]) -> list[Item]:

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import itertools
-import math
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from hiperrag.parsing import mend, symbols
+from hiperrag.parsing import mend
 from hiperrag.parsing.graphics import Graphics
+from hiperrag.parsing.spans import (
+    SUPERSCRIPT_RAISE,
+    Span,
+    inked_runs,
+    is_citation_mark,
+    quarter_turns,
+    spans_of,
+    turned,
+    with_exponents,
+)
 from hiperrag.records import BBox, BlockKind
 
-SUPERSCRIPT_RAISE = 0.18
-"""A span is raised (lowered) when its baseline is this share of the line's font size above (below) the line's."""
 MERGE_GAP = 1.2
 """Fragments of one baseline belong together when the gap between them is below this many font sizes."""
 
@@ -27,17 +33,15 @@ MARK_GAP = 4.0
 PART_GAP = 0.3
 """A gap of more font sizes may separate the cells of a table."""
 
-BLANK_GAP = 0.42
-"""The same for a blank that is drawn: that of many a typeface is a third of the font size wide."""
 
 MIN_LINE_NUMBERS = 5
+MIN_ASIDE = 10
+"""Pieces of text in another direction that may be more than labels."""
 
 _LIST_MARK = re.compile(
     r"[•◦▪■●○‣∙·►▶–—*✓-]|\(?(?:\d{1,2}|[a-zA-Z]|[ivx]{1,4})[.)]|\[\d{1,3}\]|\d{1,2}(?:\.\d{1,2}){0,3}\.?"
 )
-_CITATION = re.compile(r"[\[(]?\d{1,3}(?:\s*[,;–—‐-]\s*\d{1,3})*[\])]?,?")
-_LETTER_MARK = re.compile(r"[a-z](?:\s*,\s*[a-z*†‡])*[,*†‡]*")
-_UNIT = re.compile(r"(?:^|[^A-Za-z])(?:[kcmdnµμp]?m|mol|cells?|[kM]?Pa|sec|min|inch|Kcal|kcal|kg|Watts?)$")
+_UNMAPPED = re.compile("[\ufffd\ue000-\uf8ff]")
 
 
 @dataclasses.dataclass(slots=True)
@@ -100,6 +104,10 @@ class Page:
     sideways: list[Line]
     graphics: Graphics = dataclasses.field(default_factory=Graphics)
     """In the page's own coordinates, like the results of `page_bbox`."""
+    unmapped: list[tuple[BBox, int]] = dataclasses.field(default_factory=list)
+    """Boxes of the text whose font gives it no meaning, in the page's own coordinates, and its characters."""
+    asides: list[Page] = dataclasses.field(default_factory=list)
+    """The text of each other direction that is more than a few labels, upright; `turn` is relative to the page's."""
 
     def page_bbox(self, x0: float, y0: float, x1: float, y1: float) -> BBox:
         """A box in the page's own coordinates."""
@@ -112,105 +120,12 @@ class Page:
         return (x0, y0, x1, y1)
 
 
-@dataclasses.dataclass(slots=True)
-class _Span:
-    x0: float
-    y0: float
-    x1: float
-    y1: float
-    baseline: float
-    size: float
-    font: str
-    bold: bool
-    italic: bool
-    color: int
-    text: str
-    blanks: list[tuple[int, float, float]] = dataclasses.field(default_factory=list)
-    """Blanks as wide as a gap between cells: place in the text, left and right edge."""
-
-
-def _quarter_turns(direction: tuple[float, float]) -> int:
-    """0 for text running right, 1 up, 2 left, 3 down."""
-    return round(math.atan2(-direction[1], direction[0]) / (math.pi / 2)) % 4
-
-
-def turned(box: Iterable[float], turn: int, width: float, height: float) -> tuple[float, float, float, float]:
-    x0, y0, x1, y1 = box
-    if turn == 1:
-        return height - y1, x0, height - y0, x1
-    if turn == 3:
-        return y0, width - x1, y1, width - x0
-    if turn == 2:
-        return width - x1, height - y1, width - x0, height - y0
-    return x0, y0, x1, y1
-
-
-_BOLD_NAME = re.compile(
-    r"bold|black|heavy|[-_]?(?:semi|demi)b|-bd\b|-b(?:i|it)?$|\.b$|cmbx|-md\b|medi(?:um)?\b|(?-i:[a-z]BD?I?$|Adv.*BD?I?$)",
-    re.I,
-)
-_ITALIC_NAME = re.compile(r"ital|obli|-it\b|cmti|-bi$|[-.]i$|(?-i:[a-z]B?D?I$|Adv.*[A-Z]I$)", re.I)
-
-
-@functools.lru_cache(maxsize=4096)
-def weight_and_slant(font: str, flags: int = 0) -> tuple[bool, bool]:
-    """Whether a font is bold and italic, by PyMuPDF's flags or its name."""
-    return bool(flags & 16) or bool(_BOLD_NAME.search(font)), bool(flags & 2) or bool(_ITALIC_NAME.search(font))
-
-
-def _spans(raw_spans: Sequence[dict[str, Any]], turn: int, width: float, height: float) -> list[_Span]:
-    """Spans of one line; neighbours of one style (MuPDF ends a span at every space it inserts) are joined."""
-    spans: list[_Span] = []
-    for raw in raw_spans:
-        text = mend.characters(symbols.decoded(raw["text"], raw["font"]))
-        if not text:
-            continue
-        x0, y0, x1, y1 = raw["bbox"]
-        ox, oy = raw["origin"]
-        if turn:
-            x0, y0, x1, y1 = turned((x0, y0, x1, y1), turn, width, height)
-            oy = turned((ox, oy, ox, oy), turn, width, height)[1]
-        size, font = raw["size"], raw["font"]
-        last = spans[-1] if spans else None
-        if (
-            last is not None
-            and last.font == font
-            and last.size == size
-            and abs(last.baseline - oy) < 0.05
-            and x0 - last.x1 < 0.2 * size
-        ):
-            if x1 - x0 > BLANK_GAP * size and text.isspace():
-                last.blanks.append((len(last.text), x0, x1))
-            last.text += text
-            last.x1 = max(last.x1, x1)
-            continue
-        bold, italic = weight_and_slant(font, raw["flags"] | 16 * bool(raw.get("char_flags", 0) & 8))
-        spans.append(_Span(x0, y0, x1, y1, oy, size, font, bold, italic, raw.get("color", 0), text))
-    return spans
-
-
-def _is_citation_mark(word: str, mark: str) -> bool:
-    """Whether raised characters after a word cite a reference or a note, rather than being an exponent or part of a
-    formula."""
-    before = word.rstrip()
-    if _LETTER_MARK.fullmatch(mark.strip()):
-        return bool(re.search(r"[^\W\d_]{3}$", before))
-    if not _CITATION.fullmatch(mark.strip()):
-        return False
-    if not before:
-        return False
-    if before[-1] in ".,;:?!)]”’\"'":
-        return True
-    tail = re.search(r"[^\W\d_]+$", before)
-    return bool(tail and len(tail.group()) >= 4 and tail.group()[1:].islower() and not _UNIT.search(before))
-
-
-def _line(page: int, spans: list[_Span]) -> Line | None:
+def _line(page: int, spans: list[Span]) -> Line | None:
     letters: Counter[tuple[float, str, bool, bool]] = Counter()
     largest = max(span.size for span in spans)
     for span in spans:
         # Raised digits after a short last word must not pass for the line's main text, nor raised letters after digits.
-        weight = len(span.text.strip()) + 2 * sum(map(str.isalpha, span.text))
+        weight = len(span.text.strip()) + 2 * sum(c.isalpha() or c in "∫∮∑∏" for c in span.text)
         if weight <= 9 and span.size < 0.75 * largest:
             weight = 1
         letters[(round(span.size, 1), span.font, span.bold, span.italic)] += weight
@@ -227,8 +142,9 @@ def _line(page: int, spans: list[_Span]) -> Line | None:
         return None
     baselines = sorted(s.baseline for s in main)
     baseline = baselines[len(baselines) // 2]
+    spans = with_exponents(spans, size, baseline)
     parts: list[str] = []
-    previous: _Span | None = None
+    previous: Span | None = None
     n_lead = _n_leading(spans)
     lead = ""
     parts_before: list[int] = []
@@ -240,7 +156,7 @@ def _line(page: int, spans: list[_Span]) -> Line | None:
         before = parts[-1] if parts else ""
         apart = bool(previous) and gap > 0.22 * size and not before.endswith(" ") and not text.startswith(" ")
         raised = span.size < 0.85 * size and baseline - span.baseline > SUPERSCRIPT_RAISE * size
-        if apart or (raised and before and not before.endswith(" ") and _is_citation_mark("".join(parts[-3:]), text)):
+        if apart or (raised and before and not before.endswith(" ") and is_citation_mark("".join(parts[-3:]), text)):
             parts.append(" ")
         parts_before.append(len(parts))
         parts.append(text)
@@ -277,7 +193,7 @@ def _line(page: int, spans: list[_Span]) -> Line | None:
 
 
 def _pieces(
-    spans: Sequence[_Span], starts: Sequence[int], parts: Sequence[str], size: float
+    spans: Sequence[Span], starts: Sequence[int], parts: Sequence[str], size: float
 ) -> tuple[tuple[float, float, str], ...]:
     """The line cut at wide gaps; `starts` has the place of each span's text in `parts`."""
     if len(spans) == 1 and "  " not in spans[0].text and not spans[0].blanks:
@@ -285,7 +201,7 @@ def _pieces(
     found: list[tuple[float, float, list[str]]] = []
     ends = [*starts[1:], len(parts)]
     for span, start, end in zip(spans, starts, ends, strict=True):
-        runs = _inked_runs(span)
+        runs = inked_runs(span)
         between = "".join(parts[start + 1 : end])
         for index, (x0, x1, text) in enumerate(runs):
             if found and x0 - found[-1][1] <= PART_GAP * size:
@@ -297,37 +213,11 @@ def _pieces(
     return tuple((x0, x1, _clean("".join(texts))) for x0, x1, texts in found) if len(found) > 1 else ()
 
 
-def _inked_runs(span: _Span) -> list[tuple[float, float, str]]:
-    """A span without the blanks around it, cut where it has several in a row, with the places of each run (by the
-    mean width of its characters)."""
-    if span.blanks:
-        return [run for part in _between_blanks(span) for run in _inked_runs(part)]
-    text = span.text
-    pitch = (span.x1 - span.x0) / len(text)
-    matches = list(re.finditer(r"\S+(?:\s\S+)*", text))
-    if len(matches) == 1:
-        blank = min(pitch, 0.3 * span.size)
-        start, end = matches[0].span()
-        return [(span.x0 + blank * start, span.x1 - blank * (len(text) - end), text[start:end])]
-    return [(span.x0 + pitch * match.start(), span.x0 + pitch * match.end(), match.group()) for match in matches]
-
-
-def _between_blanks(span: _Span) -> list[_Span]:
-    """The parts of a span that its wide blanks leave, with their places."""
-    starts = [(0, span.x0), *((place + 1, right) for place, _, right in span.blanks)]
-    stops = [*((place, left) for place, left, _ in span.blanks), (len(span.text), span.x1)]
-    return [
-        dataclasses.replace(span, text=span.text[a:b], x0=x0, x1=x1, blanks=[])
-        for (a, x0), (b, x1) in zip(starts, stops, strict=True)
-        if span.text[a:b].strip()
-    ]
-
-
 def _clean(text: str) -> str:
     return mend.accents(re.sub(r"\s+", " ", text).strip())
 
 
-def _n_leading(spans: Sequence[_Span]) -> int:
+def _n_leading(spans: Sequence[Span]) -> int:
     """Number of spans at the start that are set unlike the letters after them; 0 if there are none."""
     inked = [index for index, span in enumerate(spans) if span.text.strip()]
     if not inked:
@@ -345,7 +235,7 @@ class _Row:
     """Spans of one baseline, and their box. `block` is the number of MuPDF's block."""
 
     block: int
-    spans: list[_Span]
+    spans: list[Span]
     x0: float
     y0: float
     x1: float
@@ -364,7 +254,7 @@ class _Row:
         self.size = max(self.size, other.size)
 
 
-def _row(block: int, spans: list[_Span]) -> _Row:
+def _row(block: int, spans: list[Span]) -> _Row:
     return _Row(
         block,
         spans,
@@ -444,34 +334,57 @@ def page_lines(raw: dict[str, Any], number: int) -> Page:
     pieces: list[tuple[int, int, list[dict[str, Any]]]] = []
     for number_of_block, block in enumerate(raw["blocks"]):
         for line in block.get("lines", ()):
-            turn = _quarter_turns(line["dir"])
+            turn = quarter_turns(line["dir"])
             pieces.append((number_of_block, turn, line["spans"]))
             turns[turn] += sum(len(span["text"]) for span in line["spans"])
     main = turns.most_common(1)[0][0] if turns else 0
-    upright: list[_Row] = []
     sideways: list[Line] = []
-    for number_of_block, turn, raw_spans in pieces:
-        spans = _spans(raw_spans, turn if turn == main else 0, width, height)
-        if not any(s.text.strip() for s in spans):
+    for _, turn, raw_spans in pieces:
+        if turn == main or not (spans := spans_of(raw_spans, 0, width, height)):
             continue
-        if turn == main:
-            upright.append(_row(number_of_block, spans))
-        else:
-            line_ = _line(number, spans)
-            if line_:
-                if main:
-                    line_.x0, line_.y0, line_.x1, line_.y1 = turned(
-                        (line_.x0, line_.y0, line_.x1, line_.y1), main, width, height
-                    )
-                sideways.append(line_)
-    if main % 2:
-        width, height = height, width
+        if line := _line(number, spans):
+            if main:
+                line.x0, line.y0, line.x1, line.y1 = turned((line.x0, line.y0, line.x1, line.y1), main, width, height)
+            sideways.append(line)
+    upright = _rows_in_direction(pieces, main, width, height)
     numbering = _line_numbers(upright)
     numbered = {id(row) for row in numbering}
-    rows = _merge_fragments([row for row in upright if id(row) not in numbered])
-    lines = [line for row in rows if (line := _line(number, row.spans))]
+    lines = _lines_of(number, [row for row in upright if id(row) not in numbered])
     for row in numbering:
         if margin_number := _line(number, row.spans):
             margin_number.kind = "page_number"
             lines.append(margin_number)
-    return Page(number, width, height, main, lines, sideways)
+    page = Page(number, *_turned_size(width, height, main), main, lines, sideways)
+    page.asides = [
+        Page(number, *_turned_size(width, height, turn), (turn - main) % 4, _lines_of(number, rows), [])
+        for turn in turns
+        if turn != main and len(rows := _rows_in_direction(pieces, turn, width, height)) >= MIN_ASIDE
+    ]
+    if not main:
+        page.unmapped = [found for _, turn, raw in pieces if not turn for span in raw if (found := _unmapped(span))]
+    return page
+
+
+def _unmapped(span: dict[str, Any]) -> tuple[BBox, int] | None:
+    """Box of a span whose font gives it no meaning, and its characters."""
+    text = span["text"]
+    if text.isascii() or 2 * (count := len(_UNMAPPED.findall(text))) <= len(text.replace(" ", "")) or count < 3:
+        return None
+    x0, y0, x1, y1 = span["bbox"]
+    return ((x0, y0, x1, y1), count) if x1 - x0 > y1 - y0 else None  # tall: the pieces of a bracket
+
+
+def _turned_size(width: float, height: float, turn: int) -> tuple[float, float]:
+    return (height, width) if turn % 2 else (width, height)
+
+
+def _rows_in_direction(
+    pieces: Sequence[tuple[int, int, list[dict[str, Any]]]], turn: int, width: float, height: float
+) -> list[_Row]:
+    """Rows of the spans that run in one direction, turned upright."""
+    found = ((block, spans_of(raw, turn, width, height)) for block, direction, raw in pieces if direction == turn)
+    return [_row(block, spans) for block, spans in found if any(span.text.strip() for span in spans)]
+
+
+def _lines_of(number: int, rows: Sequence[_Row]) -> list[Line]:
+    return [line for row in _merge_fragments(rows) if (line := _line(number, row.spans))]

@@ -18,6 +18,8 @@ _TABLE: dict[int, str | None] = {
     0x2060: None,
     0xFEFF: None,
     0xFFFD: None,
+    0x00B5: "μ",
+    0x2206: "Δ",
     0x0009: " ",
     0x2028: " ",
     0x2029: " ",
@@ -52,6 +54,10 @@ _SPACING_ACCENTS = {
 }
 _ACCENT_BEFORE = re.compile(r"([´¨ˆ˜ˇ˘˚˝˙])\s?([A-Za-zı])")
 _CEDILLA_AFTER = re.compile(r"([cCsStT])\s?([¸])")
+_RING = "[◦∘º˚]"
+_OF_TEMPERATURE = re.compile(rf"(?<![^\W\d_)\]])(?<![^\W\d_)\]]\s){_RING}\s?(?=[CF]\b)")
+_OF_ANGLE = re.compile(r"(?<![\w.])(\d+(?:[.,]\d+)?)[◦∘˚](?=[\s,.;:)–/-]|$)")
+"""Rings that stand for the sign of degrees: before C and F, and after a number."""
 _GLUED_COMBINING = re.compile(r"\s+([\u0300-\u036f])")
 
 
@@ -65,9 +71,10 @@ def characters(text: str) -> str:
 
 
 def accents(text: str) -> str:
-    """Accents set as characters of their own (TeX's older fonts) glued to their letters."""
+    """Accents set as characters of their own (TeX's older fonts) glued to their letters; rings that are degrees."""
     if text.isascii():
         return text
+    text = _OF_ANGLE.sub(r"\1°", _OF_TEMPERATURE.sub("°", text))
     text = _GLUED_COMBINING.sub(r"\1", text)
 
     def compose(match: re.Match[str]) -> str:

@@ -9,8 +9,8 @@ looks at every page, and AdaParse (Siebenschuh et al. 2025), which routes.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from hiperrag.errors import UserError
 from hiperrag.parsing import assembly, equations, evidence, metadata, reading, router
@@ -18,8 +18,12 @@ from hiperrag.parsing.errors import ParseError
 from hiperrag.parsing.lines import Page
 from hiperrag.parsing.options import OnPage, ParseOptions
 from hiperrag.parsing.reading import Reading
-from hiperrag.parsing.recognition import quality
+from hiperrag.parsing.recognition import parts, quality
+from hiperrag.parsing.recognition.parts import Spoilt
 from hiperrag.records import Document, PageRecord
+
+if TYPE_CHECKING:
+    from hiperrag.parsing.recognition.engines import Engine
 
 VERSION = "2"
 
@@ -39,9 +43,9 @@ def parse_pdf(
     options = options or ParseOptions()
     with reading.opened(data) as pdf:
         read = reading.read_pages(pdf, options.skip, on_page)
-        _judge(pdf, read)
+        spoilt = _judge(pdf, read)
         if options.parser != "fast":
-            _recognise(pdf, read, options, on_page)
+            _recognise(pdf, read, spoilt, options, on_page)
         _check_text(read, options)
         found = _assemble(pdf, read, options)
         layered = [read.pages[record.page] for record in read.records if record.route in ("text", "vision")]
@@ -61,16 +65,23 @@ def parse_pdf(
         )
 
 
-def _judge(pdf: Any, read: Reading) -> None:
-    """Note how good the text layer of every page is."""
+def _judge(pdf: Any, read: Reading) -> dict[int, Spoilt]:
+    """Note how good the text layer of every page is. The unusable parts of pages that are good as a whole, by page."""
+    spoilt: dict[int, Spoilt] = {}
     for index, record in enumerate(read.records):
         if record.route == "text":
-            score, why = quality.assess(read.pages[record.page], pdf[record.page - 1])
+            page = read.pages[record.page]
+            score, why = quality.assess(page, pdf[record.page - 1])
+            if score >= router.GOOD_TEXT and (found := parts.find(page, router.GOOD_TEXT)):
+                score, why = 1 - found.share, f"{found.reason} {router.IN_PART}"
+                if score >= router.GOOD_TEXT:
+                    spoilt[record.page] = found
             read.records[index] = dataclasses.replace(record, quality=score, reason=why or "text layer")
+    return spoilt
 
 
-def _recognise(pdf: Any, read: Reading, options: ParseOptions, on_page: OnPage) -> None:
-    """Replace the pages that need it, and may be, by what is recognised on them."""
+def _recognise(pdf: Any, read: Reading, spoilt: Mapping[int, Spoilt], options: ParseOptions, on_page: OnPage) -> None:
+    """Replace the pages and parts of pages that need it, and may be, by what is recognised on them."""
     wanted = {record.page: index for index, record in enumerate(read.records) if router.is_needed(record)}
     if options.recognise is not None:
         for page in wanted.keys() - set(options.recognise):
@@ -85,6 +96,11 @@ def _recognise(pdf: Any, read: Reading, options: ParseOptions, on_page: OnPage) 
         for index in wanted.values():
             _annotate(read.records, index, str(error))
         return
+    for number in sorted(spoilt.keys() & wanted.keys()):
+        on_page(number, 1)
+        mended = _mend(pdf, read.pages[number], spoilt[number], engine, options.page_seconds)
+        record = read.records[wanted.pop(number)]
+        record.reason = record.reason.replace(router.IN_PART, mended)
     batch = options.batch if engine.on_gpu else 1
     failed: dict[int, str] = {}
 
@@ -100,6 +116,18 @@ def _recognise(pdf: Any, read: Reading, options: ParseOptions, on_page: OnPage) 
             read.records[index] = dataclasses.replace(read.records[index], route="ocr", reason=reason)
         else:
             _annotate(read.records, index, failed.get(number, "not read"))
+
+
+def _mend(pdf: Any, page: Page, spoilt: Spoilt, engine: Engine, seconds: float) -> str:
+    """Replace the unusable parts of a page by what is recognised there, within `seconds`; what was done in a few
+    words."""
+    from hiperrag.parsing.recognition import pages
+
+    boxes = [(page.number, part.box) for part in spoilt.parts]
+    read = pages.recognise_regions(pdf, boxes, engine, seconds / len(boxes))
+    mended = sum(parts.mend(page, part, lines) for part, lines in zip(spoilt.parts, read, strict=True))
+    where = "in a region" if len(boxes) == 1 else f"in {len(boxes)} regions"
+    return f"{where}; {engine.name}" if mended == len(boxes) else f"{where}, {mended} of them mended; {engine.name}"
 
 
 def _annotate(records: list[PageRecord], index: int, why: str) -> None:

@@ -14,6 +14,7 @@ from hiperrag.parsing.lines import Line
 from hiperrag.records import BlockKind
 
 LIST_MARK = re.compile(r"(?:[•◦▪■●○‣∙·►▶*–—]|\(?(?:\d{1,2}|[a-z]|[ivx]{1,4})[.)])\s+\S")
+_BULLET = re.compile(r"[•◦▪■●○‣∙·►▶]\s+\S")
 REFERENCE_MARK = re.compile(r"(?:\[\d{1,3}\]|\d{1,3}[.)]|\(\d{1,3}\)|\d{1,3}\s)\s*\S")
 STANDS_ALONE = re.compile(
     r"(?:references|bibliography|literature cited|abstract|introduction|(?:materials? and )?methods|results|discussion|"
@@ -228,7 +229,7 @@ def _breaks(
     if line.kind or previous.kind:
         return True
     if same_row(previous, line):
-        return False
+        return bool(_BULLET.match(line.text) and _BULLET.match(current[0].text))
     if (
         previous.text.isupper()
         and not line.text.isupper()

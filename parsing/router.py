@@ -21,6 +21,8 @@ GOOD_TEXT = 0.5
 SURE = 0.9
 """Where the kinds of a page's blocks are less sure, the layout model is asked."""
 OVER_BUDGET = "over the OCR budget"
+IN_PART = "in part of the page"
+"""In the reason of a page of which only a part, of the share 1 - `quality`, has to be recognised."""
 
 _SHARE = re.compile(r"(?P<time>time:)?(?P<number>\d+(?:\.\d+)?)(?P<percent>%?)")
 _TIME = re.compile(r"(?P<number>\d+(?:\.\d+)?)(?P<unit>[smhd])")
@@ -75,6 +77,8 @@ class Need:
     """The part and the document within it, as the caller names them."""
     document: int
     page: int
+    share: float = 1.0
+    """Of the page's text to recognise."""
 
 
 def seconds_per_page(budget: Budget, options: ParseOptions) -> float:
@@ -89,18 +93,26 @@ def seconds_per_page(budget: Budget, options: ParseOptions) -> float:
 
 def is_needed(record: PageRecord) -> bool:
     """Whether a page that has been read still needs its characters recognised."""
-    return record.route == "text" and record.quality < GOOD_TEXT
+    return record.route == "text" and (record.quality < GOOD_TEXT or IN_PART in record.reason)
 
 
 def needs(part: str, document: int, records: Sequence[PageRecord]) -> list[Need]:
     """The needs of one document."""
-    return [Need(record.quality, part, document, record.page) for record in records if is_needed(record)]
+    return [
+        Need(record.quality, part, document, record.page, 1.0 if record.quality < GOOD_TEXT else 1 - record.quality)
+        for record in records
+        if is_needed(record)
+    ]
 
 
 def choose(wanted: Sequence[Need], n: int) -> dict[tuple[str, int], list[int]]:
     """The pages of each (part, document) to recognise: the n most urgent of all, and no document's pages torn apart
-    for the sake of a tie: equal needs are taken in the order of parts, documents and pages."""
+    for the sake of a tie: equal needs are taken in the order of parts, documents and pages. Pages of which only a
+    part is recognised count as that share of a page; one that is too much for what is left is passed over."""
     chosen: dict[tuple[str, int], list[int]] = {}
-    for need in sorted(wanted)[:n]:
-        chosen.setdefault((need.part, need.document), []).append(need.page)
+    left = n + 1e-9
+    for need in sorted(wanted):
+        if need.share <= left:
+            left -= need.share
+            chosen.setdefault((need.part, need.document), []).append(need.page)
     return {document: sorted(pages) for document, pages in chosen.items()}

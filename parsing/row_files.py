@@ -11,6 +11,8 @@ from hiperrag.parsing.errors import ParseError
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 MAX_ROW_BYTES = 16 << 20
+UNKNOWN = -1
+"""Offset of a row whose place has to be found by counting lines."""
 OTHER_DATA = "not_ready_text"
 """Error of a file that is in order and holds something else, such as a manifest beside PDFs."""
 
@@ -101,8 +103,11 @@ class JsonLinesReader:
         self._stream = stream
 
     def read(self, start: int, stop: int, offset: int) -> Iterator[Row]:
-        """Rows start..stop, the first at byte `offset`."""
-        self._stream.seek(offset)
+        """Rows start..stop, the first at byte `offset`, or UNKNOWN."""
+        self._stream.seek(max(offset, 0))
+        for _ in range(start if offset == UNKNOWN else 0):
+            while (line := self._stream.readline(_CHUNK)) and not line.endswith(b"\n"):
+                pass
         for index in range(start, stop):
             line = self._stream.readline(MAX_ROW_BYTES + 1)
             if not line:

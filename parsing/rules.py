@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Sequence
 
-from hiperrag.parsing.lines import Page, turned
+from hiperrag.parsing.lines import Page
+from hiperrag.parsing.spans import turned
 from hiperrag.records import BBox
 
 SAME_LINE = 1.2

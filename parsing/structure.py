@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -25,11 +26,43 @@ _NOTE_MARK = re.compile(r"(?:[*†‡§¶∗#]|\d{1,2}\s?[A-Z]|[a-z]\s?[A-Z])")
 def set_text(region: Region, words: Mapping[str, int], style: Style) -> None:
     """Join the lines of a region; those of code stay lines."""
     texts = [line.text for line in region.lines]
-    region.text = "\n".join(texts) if typography.looks_like_code(region, style) else mend.join_all(texts, words)
+    code = typography.looks_like_code(region, style)
+    region.text = "\n".join(_indented(region)) if code else mend.join_all(texts, words)
     if len(texts) == 1 and len(region.text) < 30:  # "Ref erences"
         whole = region.text.replace(" ", "")
         if whole != region.text and _SPACED.fullmatch(whole):
             region.text = whole
+
+
+def _indented(region: Region) -> list[str]:
+    """Lines of code with the spaces they start with."""
+    left = min(line.x0 for line in region.lines)
+    widths = [line.width / len(line.text) for line in region.lines]
+    pitch = max(1.0, statistics.median(widths))
+    return [" " * round((line.x0 - left) / pitch) + line.text for line in region.lines]
+
+
+def _with_whole_listings(found: Sequence[Region]) -> list[Region]:
+    """The regions, those of code that follow one another closely made one."""
+    result: list[Region] = []
+    for region in found:
+        last = result[-1] if result else None
+        if last is not None and region.kind == last.kind == "code" and _goes_on_listing(last, region):
+            blank = region.y0 - last.y1 > 0.8 * region.size
+            last.lines = [*last.lines, *region.lines]
+            last.text = "\n".join(_indented(last)) if not blank else f"{last.text}\n\n{region.text}"
+        else:
+            result.append(region)
+    return result
+
+
+def _goes_on_listing(last: Region, region: Region) -> bool:
+    return (
+        region.page == last.page
+        and -0.5 * region.size < region.y0 - last.y1 < 2.5 * region.size
+        and abs(region.left - last.left) < 2
+        and abs(region.size - last.size) < 0.5
+    )
 
 
 def classify(
@@ -49,7 +82,7 @@ def classify(
             region.kind = "footnote"
     _mend_kinds(found[front.end :], style)
     found = [*_with_whole_title(found[: front.end], words), *headings.split_run_in(found[front.end :], style, words)]
-    found = references.split_entries(found, words)
+    found = references.split_entries(_with_whole_listings(found), words)
     headings.set_levels([region for region in found if region.kind == "heading"])
     _continue(found, words)
     return found, front
@@ -149,7 +182,7 @@ def _body(found: Sequence[Region], pages: Sequence[Page], style: Style) -> None:
             reference = reference or region
             listed[round(region.size, 1)] += 1
         elif caption is not None and _goes_on_caption(caption, region):
-            region.kind, region.continues = "caption", True
+            region.kind, region.continues, region.known = "caption", True, True
         elif caption is not None and _is_part_of_caption(caption, region):
             region.kind, region.continues, region.known, caption = "caption", True, True, region
         elif after:
@@ -280,6 +313,8 @@ def _running_kind(region: Region, caption: Region | None, style: Style, page_hei
         if not prose or (caption is not None and beside and abs(region.size - caption.size) < 0.3):
             return "figure" if not _NOTE_MARK.match(text) else "footnote"
         return "footnote" if len(text) < 1500 or region.y0 > 0.6 * page_height else "paragraph"
+    if in_table and _fills_column(region, style):
+        return "paragraph"
     if not in_table and LIST_MARK.match(text):
         return "list"
     if not in_table and is_equation(region, style):
@@ -294,6 +329,20 @@ def _running_kind(region: Region, caption: Region | None, style: Style, page_hei
     if len(text) < 60 and region.lines[0].font not in style.fonts and not SENTENCE_END.search(text):
         return "figure"
     return "paragraph"
+
+
+def _fills_column(region: Region, style: Style) -> bool:
+    """Whether lines set as the text is fill their column, though figures among their words hide that they are prose."""
+    lines = region.lines
+    edge = region.right - 0.2 * (region.right - region.left)
+    return (
+        len(lines) >= 3
+        and abs(region.size - style.size) < 0.45
+        and lines[0].font in style.fonts
+        and not region.n_rows_split
+        and sum(line.x1 > edge for line in lines) >= 0.7 * len(lines)
+        and sum(map(str.isalpha, region.text)) > 0.45 * len(region.text)
+    )
 
 
 def is_equation(region: Region, style: Style) -> bool:

@@ -82,9 +82,13 @@ _ADVANCED = {
 """Symbol fonts of a typesetting system of several publishers, without a usable encoding."""
 
 
+_MATHABX = str.maketrans("´ˆ˝˘¨„«ăąďěÑ", "−×°±·∼≈<>≤≥→")
+"""Signs of the mathabx fonts where a text layer takes their codes for those of TeX's letters (T1 encoding)."""
+
+
 def decoded(text: str, font: str) -> str:
     """A text layer's text with the characters put right that some symbol fonts are known to get wrong."""
-    codes = _ADVANCED.get(font[-10:])
+    codes = _MATHABX if "TeX-math" in font else _ADVANCED.get(font[-10:])
     return text.translate(codes) if codes else text
 
 

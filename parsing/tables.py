@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from hiperrag.parsing import captions, cells
 from hiperrag.parsing.captions import Label
 from hiperrag.parsing.lines import Line, Page
+from hiperrag.parsing.pieces import n_cells, pieces_of
 from hiperrag.parsing.rules import Rule, Rules, page_rules
 from hiperrag.parsing.tabular import Grid
 from hiperrag.parsing.typography import Style
@@ -91,7 +92,7 @@ class _Finder:
         """Make a table of an area; whether it is one."""
         if area is None or not area.lines:
             return False
-        grid = cells.build([piece for line in area.lines for piece in cells.pieces_of(line)], area.rules)
+        grid = cells.build([piece for line in area.lines for piece in pieces_of(line)], area.rules)
         if grid is None:
             return False
         self.taken.update(id(line) for line in area.lines)
@@ -150,7 +151,7 @@ class _Finder:
             return None
         top, bottom = (first.at, last) if down else (last, first.at)
         if down and any(
-            sum(cells.n_cells(line) for line in row) > 1
+            sum(n_cells(line) for line in row) > 1
             for row in _rows(_inside(free, first.start, edge, first.stop, first.at))
         ):
             top = min(edge, top)  # the first rule is the one under the header
@@ -179,7 +180,7 @@ class _Finder:
         ]
         if out:
             return False
-        pieces = [cells.pieces_of(line) for line in segment]
+        pieces = [pieces_of(line) for line in segment]
         body = [row for line, row in zip(segment, pieces, strict=True) if abs(line.size - self.style.size) < 0.45]
         whole = sum(1 for row in body if len(row) == 1 and row[0].width > 0.85 * width)
         half = sum(1 for row in body for piece in row if 0.42 * width < piece.width < 0.52 * width)
@@ -197,7 +198,7 @@ class _Finder:
         end = bottom
         only_header = len(_rows(lines)) <= MAX_HEADER
         for row in _rows(below):
-            pieces = [piece for line in row for piece in cells.pieces_of(line)]
+            pieces = [piece for line in row for piece in pieces_of(line)]
             tabular = len(pieces) > 2 and all(piece.width < 0.4 * first.length for piece in pieces)
             if only_header:
                 tabular = self._is_tabular(row, first.start, first.stop)
@@ -215,7 +216,7 @@ class _Finder:
         caption.x0, _, caption.x1, _ = label.box
         left, right = _band(label.lines[0], self.lines, self.page)
         rows = self._rows_below(caption, left, right)
-        counts = [sum(cells.n_cells(line) for line in row) for row in rows]
+        counts = [sum(n_cells(line) for line in row) for row in rows]
         if sum(count > 1 for count in counts) < 2:
             return None
         lines = [line for row in rows for line in row]
@@ -254,12 +255,9 @@ class _Finder:
             return True
         column = min(style.width or right - left, right - left)
         # Two columns of running text side by side are no row of a table.
-        if any(
-            line.width > 0.8 * column and abs(line.size - style.size) < 0.45 and cells.n_cells(line) == 1
-            for line in row
-        ):
+        if any(line.width > 0.8 * column and abs(line.size - style.size) < 0.45 and n_cells(line) == 1 for line in row):
             return False
-        if sum(cells.n_cells(line) for line in row) > 1:
+        if sum(n_cells(line) for line in row) > 1:
             return True
         line = row[0]
         heading = line.size > style.size + 0.6 or (line.bold and line.font not in style.fonts)
@@ -270,15 +268,12 @@ class _Finder:
         end = 0
         for index, row in enumerate(table):
             gap = row[0].baseline - table[index - 1][0].baseline if index else 0.0
-            pieces = sum(cells.n_cells(line) for line in row)
+            pieces = sum(n_cells(line) for line in row)
             if pieces > 1 or (gap < 1.2 * self.pitch and end == index):
                 end = index + 1
         widths = [max(line.x1 for line in row) - min(line.x0 for line in row) for row in table]
         while (
-            end
-            and len(table[end - 1]) == 1
-            and cells.n_cells(table[end - 1][0]) == 1
-            and widths[end - 1] > 0.6 * max(widths)
+            end and len(table[end - 1]) == 1 and n_cells(table[end - 1][0]) == 1 and widths[end - 1] > 0.6 * max(widths)
         ):
             end -= 1
         return table[:end]
@@ -308,12 +303,12 @@ class _Finder:
             inside = [rule for rule in family if rule.at < bottom + 6]
             used.update(id(rule) for rule in inside)
             rows = _rows(area.lines)
-            several = sum(1 for row in rows if sum(cells.n_cells(line) for line in row) > 1)
-            pieces = [piece for line in area.lines for piece in cells.pieces_of(line)]
+            several = sum(1 for row in rows if sum(n_cells(line) for line in row) > 1)
+            pieces = [piece for line in area.lines for piece in pieces_of(line)]
             wide = sum(1 for piece in pieces if piece.width > 0.33 * first.length)
             if wide > 0.2 * len(pieces):
                 continue  # two columns of text between the rules of head and foot
-            many = sum(1 for row in rows if sum(cells.n_cells(line) for line in row) > 2)
+            many = sum(1 for row in rows if sum(n_cells(line) for line in row) > 2)
             if (len(inside) > 2 and several >= max(2, 0.7 * len(rows))) or many >= max(3, 0.25 * len(rows)):
                 found.append(area)
         return found
@@ -323,7 +318,7 @@ def _is_note(segment: Sequence[Line], width: float) -> bool:
     """Whether lines between two rules are a note: text across the table, no cells."""
     rows = _rows(segment)
     across = any(max(one.x1 for one in row) - min(one.x0 for one in row) > 0.6 * width for row in rows)
-    return across and not any(sum(cells.n_cells(line) for line in row) > 1 for row in rows)
+    return across and not any(sum(n_cells(line) for line in row) > 1 for row in rows)
 
 
 def _same_width(a: Rule, b: Rule) -> bool:

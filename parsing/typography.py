@@ -13,7 +13,7 @@ from hiperrag.parsing.regions import LIST_MARK, Region
 
 CAPTION = re.compile(
     r"(?:supplementary |supplemental |extended data |online |appendix )?"
-    r"(?P<label>fig(?:ure|s)?\.?|tab(?:le|\.)|scheme|chart|plate|box|listing|algorithm|exhibit|"
+    r"(?P<label>fig(?:ure|s)?\.?|tab(?:le\.?|\.)|scheme|chart|plate|box|listing|algorithm|exhibit|"
     r"abbildung|abb\.|tabelle|figura|tabla|tableau)"
     r"\s*(?P<number>[A-Z]?[.-]?\d{1,3}(?:[.-]\d{1,2})?[A-Za-z]?|[IVX]{1,5})(?!\w)(?P<after>\s*[.:|–—-]?)",
     re.I,

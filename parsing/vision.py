@@ -3,7 +3,8 @@
 YOLOv8n trained on DocLayNet (Pfitzmann et al., "DocLayNet: A Large Human-Annotated Dataset for Document-Layout
 Segmentation", KDD 2022), run by ONNX Runtime. The network comes as a data file of an installed package, whose code is
 never run; its last nodes, which fix the image's size, are done here in NumPy, so that a page is rendered and run
-at the size that pays and in its own proportions, and pages of many documents go through together.
+at the size that pays and in its own proportions, and on a GPU the pages of a file go through together. On a processor
+a page costs the same alone.
 """
 
 from __future__ import annotations
@@ -100,19 +101,6 @@ def picture(page: Any, size: int = SIZE, turn: int = 0) -> Picture:
     pixmap = page.get_pixmap(matrix=pymupdf.Matrix(scale, scale), colorspace=pymupdf.csRGB, alpha=False)
     upright = np.ascontiguousarray(np.rot90(_pixels(pixmap), -turn))
     return Picture(upright, float(page.rect.width), float(page.rect.height), turn)
-
-
-def shrunk(pixels: Pixels, width: float, height: float, size: int = SIZE) -> Picture:
-    """The picture of a page of `width` by `height` points from a larger, upright image of it (height, width, 3)."""
-    pymupdf = reading.load_pymupdf()
-    rows, columns = pixels.shape[:2]
-    scale = size / max(rows, columns)
-    if scale >= 1:
-        return Picture(pixels, width, height)
-    whole = pymupdf.Pixmap(pymupdf.csRGB, columns, rows, np.ascontiguousarray(pixels).tobytes(), False)
-    return Picture(
-        _pixels(pymupdf.Pixmap(whole, max(round(columns * scale), 1), max(round(rows * scale), 1))), width, height
-    )
 
 
 def _pixels(pixmap: Any) -> Pixels:

@@ -40,6 +40,8 @@ def test_fractions_in_fractions_and_roots() -> None:
     assert latex.write(items, [(14, 97, 36, 97.5)]) == "a = \\frac{b}{c + d}"
     nested = put("x", 20, 90) + put("1", 20, 106, 7) + put("2", 20, 116, 7)
     assert latex.write(nested, [(12, 97, 34, 97.5), (19, 108, 26, 108.4)]) == "\\frac{x}{\\frac{1}{2}}"
+    small = put("a=", 0, 100) + put("Σ", 24, 92) + put("1-", 14, 111) + put("b", 28, 107, 7) + put("c", 28, 117, 7)
+    assert latex.write(small, [(12, 97, 36, 97.5), (26, 108.6, 33, 109)]) == "a = \\frac{\\Sigma}{1 - \\frac{b}{c}}"
     root = put("√", 0, 100) + put("u+v", 6, 100)
     assert latex.write(root, [(5, 91, 22, 91.4)]) == "\\sqrt{u + v}"
 

@@ -261,6 +261,29 @@ def test_superscript_citations_are_set_off_and_exponents_are_not() -> None:
     assert "3 m2" in body
 
 
+def test_powers_of_ten_are_told_from_citations_after_a_number() -> None:
+    make = Maker()
+    number = make.page()
+    make.write(number, 50, 80, prose(1, 6, 12))
+    page = make.pdf[number]
+    y = 80 + 6 * LINE
+    for text, mark in (
+        ("The plates held 3 × 10", "5"),
+        ("The rate was 2.5 × 10", "-3"),
+        ("They counted 110", "7"),
+        ("It was 0.10", "7"),
+    ):
+        page.insert_text((50, y), text, fontsize=10, fontname="tiro")
+        x = 50 + pymupdf.get_text_length(text, fontname="tiro", fontsize=10)
+        page.insert_text((x, y - 3.5), mark, fontsize=6, fontname="tiro")
+        y += LINE
+    body = body_text(make.parse())
+    assert "3 × 10⁵" in body
+    assert "2.5 × 10⁻³" in body
+    assert "1107" in body  # a citation, for all one can tell
+    assert "0.107" in body
+
+
 def test_line_numbers_of_a_manuscript_are_dropped() -> None:
     make = Maker()
     page = make.page()

@@ -127,6 +127,20 @@ def test_logos_banners_backgrounds_and_frames_of_text_are_no_figures() -> None:
     assert "".join(b.text for b in of_kind(document, "paragraph")).count("deviation between the days") == 34
 
 
+def test_cards_with_text_and_formulas_are_no_figure() -> None:
+    def draw(page: Any) -> None:
+        shadow = pymupdf.Pixmap(pymupdf.csRGB, (0, 0, 60, 60))
+        for x in (50, 310):
+            for y in (100, 400):
+                page.insert_image((x, y, x + 240, y + 260), pixmap=shadow, keep_proportion=False)
+                page.draw_rect((x + 3, y + 3, x + 237, y + 257), fill=(1, 1, 1), color=None)
+                text(page, (x + 10, y + 120, x + 230, y + 250), PROSE)
+
+    document = parsed(draw)
+    assert of_kind(document, "figure") == []
+    assert "".join(block.text for block in document.blocks).count("deviation between the days") == 4
+
+
 def test_a_caption_without_a_drawing_gets_the_empty_area_above_it() -> None:
     def draw(page: Any) -> None:
         text(page, (60, 60, 540, 200), PROSE * 5)

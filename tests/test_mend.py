@@ -16,6 +16,7 @@ from hiperrag.parsing import mend
         ("10⁻³ mol", "10⁻³ mol"),  # an exponent keeps its meaning
         ("\uf061-pinene", "α-pinene"),
         ("zero\u200bwidth", "zerowidth"),
+        ("∆G of 5 \u00b5m", "ΔG of 5 μm"),
     ],
 )
 def test_characters(raw: str, mended: str) -> None:
@@ -32,6 +33,11 @@ def test_characters(raw: str, mended: str) -> None:
         ("gar c¸on", "gar çon"),
         ("na\u0308ive", "näive"),
         ("cafe \u0301", "café"),
+        ("at 25 ◦C, not 98 ºF", "at 25 °C, not 98 °F"),
+        ("Temperature (˚C)", "Temperature (°C)"),
+        ("turned by 90◦.", "turned by 90°."),
+        ("f ◦ g and φ1◦ φ2", "f ◦ g and φ1◦ φ2"),  # composed functions
+        ("G ◦ F", "G ◦ F"),
     ],
 )
 def test_accents(raw: str, mended: str) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import random
 import re
+import shutil
 import string
 import subprocess
 from collections.abc import Callable
@@ -13,12 +15,22 @@ import pytest
 from rapidfuzz.distance import Levenshtein
 
 from hiperrag.errors import UserError
-from hiperrag.parsing import recognition
 from hiperrag.parsing.columns import in_rows
 from hiperrag.parsing.graphics import Graphics, page_graphics
 from hiperrag.parsing.lines import Page, page_lines
 from hiperrag.parsing.reading import load_pymupdf
-from hiperrag.parsing.recognition import drawn, engines, images, pages, print_size, quality, rapid, tesseract, typeset
+from hiperrag.parsing.recognition import (
+    drawn,
+    engines,
+    images,
+    pages,
+    print_size,
+    quality,
+    rapid,
+    tesseract,
+    tesseract_library,
+    typeset,
+)
 from hiperrag.parsing.recognition.engines import Picture, Recognised, TextLine, Word
 
 pymupdf = load_pymupdf()
@@ -85,7 +97,12 @@ def tesseract_engine():
 
 @pytest.fixture(scope="module")
 def recognised(scanned, tesseract_engine):
-    return recognition.read_pages(scanned, range(1, len(scanned) + 1), tesseract_engine)
+    return pages.read_pages(scanned, range(1, len(scanned) + 1), tesseract_engine)
+
+
+def needs_program():
+    if shutil.which(tesseract.PROGRAM) is None:
+        pytest.skip(f"Tesseract's program is not installed ({tesseract.INSTALL})")
 
 
 class TestPages:
@@ -128,6 +145,24 @@ class TestPages:
             assert max(measured) - min(measured) < 0.3
             assert measured[0] == pytest.approx(size, rel=0.15)
 
+    def test_what_was_read_sideways_is_tried_a_quarter_turn_on(self, original, tesseract_engine, monkeypatch):
+        tried: list[int] = []
+
+        class Sideways:
+            name, on_gpu, dpi, cost = "sideways", False, 60.0, tesseract_engine.cost
+
+            def recognise(self, pictures, seconds=1.0):
+                upright = pictures[0].pixels.shape[1] > pictures[0].pixels.shape[0]
+                box = (10, 10, 60, 30) if upright else (10, 10, 30, 60)
+                tried.append(upright)
+                word = Word("standing", box, 0.95)
+                return [Recognised([TextLine([word], engines.runs_vertically([word]))])]
+
+        monkeypatch.setattr(images, "orientations", lambda _: [1, 3, 0, 2])
+        [page] = pages.read_pages(original.parent, [original.number + 1], Sideways()).values()
+        assert tried == [False, True]
+        assert page.turn == 0
+
     def test_a_page_that_fails_loses_no_other(self, scanned, tesseract_engine):
         class Failing:
             name, on_gpu, dpi, cost = "failing", False, 60.0, tesseract_engine.cost
@@ -141,16 +176,15 @@ class TestPages:
         tall = pymupdf.open()
         tall.insert_pdf(scanned, from_page=0, to_page=0)
         tall.insert_pdf(scanned, from_page=0, to_page=0)
-        found = recognition.read_pages(tall, [1, 7, 2], Failing(), failed=failed)
+        found = pages.read_pages(tall, [1, 7, 2], Failing(), failed=failed)
         assert sorted(found) == [1, 2]
         assert list(failed) == [7]
-        with pytest.raises(recognition.RecognitionError):
-            recognition.read_page(tall, 7, Failing())
+        assert "not in document" in failed[7]
 
     def test_regions(self, scanned, original, tesseract_engine):
         line = next(line for line in read(original).lines if len(line.text) > 60)
         box = (line.x0, line.y0, line.x1, line.y1)
-        [found] = recognition.recognise_regions(scanned, [(1, box)], tesseract_engine)
+        [found] = pages.recognise_regions(scanned, [(1, box)], tesseract_engine)
         best = max(found, key=lambda other: similarity(other.text, line.text))
         assert similarity(best.text, line.text) > 0.9
         assert abs(best.y0 - line.y0) < 4
@@ -164,7 +198,7 @@ class TestPrint:
             page.insert_text((40, 60), "Methods of measurement", fontname="tibo", fontsize=13)
             page.insert_textbox((40, 80, 380, 200), 4 * SENTENCE, fontname="tiro", fontsize=10)
             page.insert_textbox((40, 220, 380, 260), SENTENCE, fontname="tiro", fontsize=8)
-            found = recognition.read_page(pdf, 1, tesseract_engine).lines
+            found = pages.read_pages(pdf, [1], tesseract_engine)[1].lines
         heading, body, note = found[0], found[1], found[-1]
         assert heading.text == "Methods of measurement"
         assert (heading.bold, body.bold, note.bold) == (True, False, False)
@@ -192,6 +226,14 @@ class TestImages:
     @pytest.mark.parametrize("turn", range(4))
     def test_orientation(self, original, turn):
         assert images.orientations(images.turned(picture_of(original), turn))[0] == (4 - turn) % 4
+
+    @pytest.mark.parametrize("turn", [0, 1])
+    def test_small_landscape_pages_of_repeated_text(self, turn):
+        with pymupdf.open() as pdf:
+            page = pdf.new_page(width=400, height=220)
+            page.insert_textbox((30, 30, 370, 200), 8 * SENTENCE, fontsize=11, fontname="tiro")
+            picture = picture_of(page)
+        assert images.orientations(images.turned(picture, turn))[0] == (4 - turn) % 4
 
     @pytest.mark.parametrize("angle", [-2.0, 0.0, 1.0])
     def test_skew(self, original, angle):
@@ -229,19 +271,20 @@ class TestImages:
 
 
 class TestEngines:
-    def test_tesseract_time_limit(self, tesseract_engine, monkeypatch):
+    def test_time_limit_of_the_program(self, monkeypatch):
         def stuck(*_, timeout, **__):
             raise subprocess.TimeoutExpired("tesseract", timeout)
 
         monkeypatch.setattr(tesseract.subprocess, "run", stuck)
         picture = Picture(np.full((50, 50), 255, np.uint8), 150.0)
-        found = tesseract_engine.recognise([picture, picture], 2.0)
+        found = tesseract.Program("eng").read([picture, picture], 2.0)
         assert [page.error for page in found] == 2 * ["recognition took longer than 2 seconds"]
 
-    def test_several_pages_to_one_process(self, tesseract_engine):
+    def test_several_pages_to_one_process(self):
+        needs_program()
         with pymupdf.open() as pdf:
             pictures = [picture_of(text_page(pdf, word, 30)) for word in ("Basalt", "Granite", "Limestone")]
-        found = tesseract.read_hocr(tesseract_engine._run(pictures, 60.0))
+        found = tesseract.Program("eng").read(pictures, 60.0)
         assert [page.lines[0].words[0].text for page in found] == ["Basalt", "Granite", "Limestone"]
 
     def test_unknown_names_are_refused(self):
@@ -250,7 +293,8 @@ class TestEngines:
 
     def test_nothing_installed(self, monkeypatch):
         monkeypatch.setattr(tesseract, "PROGRAM", "no-such-program")
-        monkeypatch.setattr(rapid, "PACKAGE", "no_such_package")
+        for module in (rapid, tesseract_library):
+            monkeypatch.setattr(module, "PACKAGE", "no_such_package")
         assert engines.available() == []
         with pytest.raises(UserError, match="no OCR engine is installed"):
             engines.load("auto")
@@ -260,6 +304,42 @@ class TestEngines:
     def test_a_language_that_is_missing(self, tesseract_engine):
         with pytest.raises(UserError, match="no model for xyz"):
             engines.load("tesseract", "xyz")
+
+    def test_the_library_and_the_program_read_the_same(self):
+        needs_program()
+        if (folder := tesseract_library.models("eng")) is None:
+            pytest.skip("tesserocr is not installed (pip install 'hiperrag[ocr]')")
+        with pymupdf.open() as pdf:
+            page = text_page(pdf, 3 * SENTENCE, 12)
+            page.insert_text((30, 500), "Running up the margin", rotate=90)
+            pictures = [picture_of(page), picture_of(pdf.new_page())]
+        reader = tesseract_library.Library("eng", folder)
+        (read, empty), (expected, _) = (one.read(pictures, 60.0) for one in (reader, tesseract.Program("eng")))
+        assert empty == Recognised()
+        assert [line.vertical for line in read.lines] == [line.vertical for line in expected.lines]
+        assert True in [line.vertical for line in read.lines]
+        words, others = ([word for line in one.lines for word in line.words] for one in (read, expected))
+        assert [word.text for word in words] == [word.text for word in others]
+        assert np.allclose([word.box for word in words], [word.box for word in others], atol=2)
+        assert np.allclose([word.confidence for word in words], [word.confidence for word in others], atol=0.1)
+
+    def test_time_limit_of_the_library(self):
+        if (folder := tesseract_library.models("eng")) is None:
+            pytest.skip("tesserocr is not installed (pip install 'hiperrag[ocr]')")
+        with pymupdf.open() as pdf:
+            picture = picture_of(text_page(pdf, 40 * SENTENCE))
+        [read] = tesseract_library.Library("eng", folder).read([picture], 0.001)
+        assert "longer than" in read.error
+        assert not read.lines
+
+    def test_models_are_looked_for_where_the_environment_says(self, tmp_path, monkeypatch):
+        if importlib.util.find_spec("tesserocr") is None:
+            pytest.skip("tesserocr is not installed (pip install 'hiperrag[ocr]')")
+        for name in ("deu", "nor"):
+            (tmp_path / f"{name}.traineddata").touch()
+        monkeypatch.setenv("TESSDATA_PREFIX", str(tmp_path))
+        assert tesseract_library.models("deu+nor") == tmp_path
+        assert tesseract_library.models("deu+xyz") is None
 
     def test_rapidocr_reads_words_where_they_are(self):
         if not rapid.is_available():
@@ -373,8 +453,9 @@ def _plain_line(text):
     return line
 
 
-def test_pages_of_several_documents_share_batches(tesseract_engine):
+def test_pages_of_a_file_go_to_the_engine_in_batches(tesseract_engine):
     calls: list[int] = []
+    announced: list[list[int]] = []
 
     class Counting:
         name, on_gpu, dpi, cost = "counting", True, 60.0, tesseract_engine.cost
@@ -383,10 +464,10 @@ def test_pages_of_several_documents_share_batches(tesseract_engine):
             calls.append(len(pictures))
             return [Recognised([TextLine([Word("enough", (10, 10, 60, 30), 0.95)])]) for _ in pictures]
 
-    with pymupdf.open() as one, pymupdf.open() as two:
-        text_page(one, SENTENCE)
-        text_page(two, SENTENCE)
-        text_page(two, SENTENCE)
-        found = pages.read_documents([(one, [1]), (two, [2, 1])], Counting())
-    assert [sorted(part) for part in found] == [[1], [1, 2]]
-    assert calls == [3]
+    with pymupdf.open() as pdf:
+        for _ in range(3):
+            text_page(pdf, SENTENCE)
+        found = pages.read_pages(pdf, [3, 1, 2], Counting(), batch=2, on_batch=announced.append)
+    assert sorted(found) == [1, 2, 3]
+    assert calls == [2, 1]
+    assert announced == [[3, 1], [2]]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 
 import pytest
 
 from hiperrag.errors import UserError
-from hiperrag.parsing.router import GOOD_TEXT, Budget, Need, choose, is_needed, needs
+from hiperrag.parsing.router import GOOD_TEXT, IN_PART, Budget, Need, choose, is_needed, needs
 from hiperrag.records import PageRecord
 
 
@@ -68,6 +69,19 @@ def test_the_worst_pages_of_all_parts_come_first() -> None:
     assert choose(wanted, 2) == {("b", 2): [3, 4]}
     assert choose(wanted, 3) == {("b", 2): [3, 4], ("c", 1): [9]}
     assert choose(wanted, 99) == {("b", 2): [3, 4], ("c", 1): [9], ("a", 0): [1]}
+
+
+def test_pages_that_are_good_but_for_a_part_count_as_that_part() -> None:
+    spoilt = dataclasses.replace(record(6, 0.7), reason=f"characters without a meaning {IN_PART}")
+    assert is_needed(spoilt)
+    [need] = needs("part", 0, [spoilt, record(7, 0.7)])
+    assert (need.page, need.share) == (6, pytest.approx(0.3))
+    others = [dataclasses.replace(need, page=page) for page in range(1, 8)]
+    worst = Need(0.0, "part", 0, 99)
+    assert choose([worst, *others], 1) == {("part", 0): [99]}
+    assert choose([worst, *others], 2) == {("part", 0): [1, 2, 3, 99]}
+    dear, cheap = Need(0.2, "a", 0, 1, 0.9), Need(0.8, "a", 0, 2, 0.2)
+    assert choose([Need(0.1, "a", 0, 3, 0.8), dear, cheap], 1) == {("a", 0): [2, 3]}, "what is left goes to what fits"
 
 
 def test_the_choice_does_not_depend_on_the_order_of_the_parts() -> None:

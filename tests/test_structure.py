@@ -11,11 +11,12 @@ import pytest
 
 from hiperrag.parsing import assembly, blocks, headings
 from hiperrag.parsing.graphics import page_graphics
-from hiperrag.parsing.lines import Line, Page, page_lines, weight_and_slant
+from hiperrag.parsing.lines import Line, Page, page_lines
 from hiperrag.parsing.options import ParseOptions
 from hiperrag.parsing.oreo import parse_pdf
 from hiperrag.parsing.reading import load_pymupdf
 from hiperrag.parsing.regions import Region
+from hiperrag.parsing.spans import weight_and_slant
 from hiperrag.records import Block, Document
 
 pymupdf = load_pymupdf()

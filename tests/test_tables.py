@@ -13,6 +13,7 @@ from hiperrag.parsing import cells, oreo
 from hiperrag.parsing.chunking import ChunkSettings, chunk_document
 from hiperrag.parsing.lines import page_lines
 from hiperrag.parsing.options import ParseOptions
+from hiperrag.parsing.pieces import Piece, pieces_of
 from hiperrag.parsing.rules import Rule, Rules
 from hiperrag.parsing.tabular import Cell, Grid
 from hiperrag.records import Block, Document
@@ -280,6 +281,37 @@ def test_turned_table() -> None:
     assert y1 - y0 > x1 - x0
 
 
+def test_table_set_sideways_on_an_upright_page() -> None:
+    sheet = Sheet((500, 260))
+    sheet.y = 40
+    sheet.text(72, "Table 1. Trees by mass and length.", 9, "hebo")
+    sheet.y += 20
+    booktabs(sheet)
+    upright = Sheet()
+    upright.prose()
+    upright.prose()
+    upright.page.show_pdf_page(pymupdf.Rect(72, 340, 332, 840), sheet.pdf, 0, rotate=90)
+    document = upright.parse()
+    [table] = tables(document)
+    assert texts(table) == list(ROWS)
+    x0, y0, x1, y1 = table.bbox
+    assert 72 <= x0 < x1 <= 332
+    assert 340 <= y0 < y1 <= 840
+    [caption] = [block for block in document.blocks if block.kind == "caption"]
+    assert caption.text == "Table 1. Trees by mass and length."
+    assert document.blocks[caption.about] is table
+    assert not any(block.kind == "figure" for block in document.blocks)
+    assert body(document).count("kept on ice") == 4
+
+
+def test_labels_of_axes_are_no_table() -> None:
+    sheet = Sheet()
+    sheet.prose()
+    for index in range(12):
+        sheet.page.insert_text((100 + 30 * index, 400), f"Load {index}", fontsize=8, rotate=90)
+    assert tables(sheet.parse()) == []
+
+
 def test_superscripts_stay_with_their_values() -> None:
     sheet = Sheet()
     sheet.prose()
@@ -317,7 +349,7 @@ def test_boxed_text_is_no_table() -> None:
 def test_recognised_lines_without_rules() -> None:
     """Word boxes from OCR, a little uneven, give the same cells."""
     pieces = [
-        cells.Piece(x, y - 8 + dy, x + 4.6 * len(text), y + 2 + dy, y + dy, 9.0 + dy / 3, text, bold=False)
+        Piece(x, y - 8 + dy, x + 4.6 * len(text), y + 2 + dy, y + dy, 9.0 + dy / 3, text, bold=False)
         for y, row in zip(range(100, 200, 15), ROWS, strict=False)
         for x, text, dy in zip(COLUMNS, row, (0.0, 0.9, -0.8, 0.4), strict=True)
         if text
@@ -370,10 +402,10 @@ def test_a_header_too_long_to_repeat_is_left_out() -> None:
     assert all(passage.text.startswith("Table 1. Names and values.\n\nname") for passage in passages[2:])
 
 
-def _pieces(*rows: tuple[float, list[tuple[float, str]]]) -> list[cells.Piece]:
+def _pieces(*rows: tuple[float, list[tuple[float, str]]]) -> list[Piece]:
     """Pieces of text 10 points high from (baseline, [(left edge, text), ...])."""
     return [
-        cells.Piece(x, baseline - 8, x + 5 * len(text), baseline + 2, baseline, 10.0, text, False)
+        Piece(x, baseline - 8, x + 5 * len(text), baseline + 2, baseline, 10.0, text, False)
         for baseline, row in rows
         for x, text in row
     ]
@@ -426,7 +458,7 @@ def test_values_parted_by_a_drawn_blank_are_cells() -> None:
     ]
     page = page_lines({"width": 300.0, "height": 400.0, "blocks": [{"lines": text_lines}]}, 1)
     assert [part[2] for part in page.lines[0].parts] == ["0.029", "2.801"]
-    grid = cells.build([piece for line in page.lines for piece in cells.pieces_of(line)], Rules())
+    grid = cells.build([piece for line in page.lines for piece in pieces_of(line)], Rules())
     assert grid is not None
     assert (grid.n_rows, grid.n_columns) == (6, 2)
 

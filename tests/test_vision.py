@@ -206,16 +206,6 @@ def test_of_overlapping_boxes_the_surest_stays() -> None:
     assert vision._surest(boxes, scores) == [1, 3, 2]
 
 
-def test_a_larger_image_is_shrunk_to_the_models_size() -> None:
-    pixels = np.zeros((1500, 1000, 3), np.uint8)
-    pixels[:750] = 255
-    shown = vision.shrunk(pixels, 500.0, 750.0, 600)
-    assert shown.pixels.shape == (600, 400, 3)
-    assert shown.pixels[:295].min() > 250
-    assert shown.pixels[305:].max() < 5
-    assert (shown.width, shown.height) == (500.0, 750.0)
-
-
 def test_without_the_package_one_line_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vision, "PACKAGE", "a-package-nobody-has")
     assert not vision.is_installed()

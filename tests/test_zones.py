@@ -207,6 +207,65 @@ def test_number_in_the_middle_under_the_text_is_the_pages() -> None:
     assert furniture.find([page([*text, at_the_side])]) == {}
 
 
+def test_numbers_that_do_not_count_the_pages_are_no_page_numbers() -> None:
+    pages = []
+    for number in (1, 2, 3, 4):
+        lines = [line(str(10 + number), 30, x=500, width=12), line("123", 800, x=500, width=18), line("text", 400)]
+        if number == 3:
+            lines.append(line("50", 790, x=80, width=12))
+        for one in lines:
+            one.page = number
+        pages.append(page(lines, number=number))
+
+    found = furniture.find(pages)
+
+    assert {found[id(one.lines[0])] for one in pages} == {"page_number"}
+    assert {found[id(one.lines[1])] for one in pages} == {"footer"}  # the same on every page: a mark
+    assert id(pages[2].lines[3]) not in found  # of a plot's axis
+
+
+def test_running_head_close_to_the_text_is_told_by_the_number_beside_it() -> None:
+    head = [line("400", 40, x=72, size=8, width=15), line("BRITISH HUSBANDRY", 40, x=250)]
+    text = [line("A line of text that fills the page from edge to edge", 56 + 12 * n, width=450) for n in range(9)]
+
+    assert furniture.find([page([*head, *text])]) == {id(head[0]): "page_number", id(head[1]): "header"}
+    assert furniture.find([page([head[1], *text])]) == {}
+
+
+def test_numbered_section_under_a_title_is_no_name() -> None:
+    sheet = Sheet()
+    sheet.line("On Coral Reefs in Warm Water and Their Algae", "tibo", 18)
+    sheet.line("1. Warm Reefs", "tibo", 13, gap=30)
+    sheet.text(6)
+    sheet.line("2. Cold Hosts", "tibo", 13, gap=20)
+    sheet.text(6)
+    document = sheet.parse()
+
+    assert kinds(document, "1. Warm") == kinds(document, "2. Cold") == ["heading"]
+
+
+def test_listing_is_one_block_with_its_indents() -> None:
+    sheet = Sheet()
+    sheet.text(12)
+    for index, code in enumerate(("def warm(sea):", "    return sea + 1", "}", "print(warm(3))")):
+        sheet.line(code.strip(), "cour", gap=14 if index == 0 else 0, x=72 + 6 * (len(code) - len(code.lstrip())))
+    sheet.y += 14
+    sheet.text(12)
+    listings = [block.text for block in sheet.parse().blocks if block.kind == "code"]
+
+    assert listings == ["def warm(sea):\n    return sea + 1\n}\nprint(warm(3))"]
+
+
+def test_second_column_of_a_caption_is_one() -> None:
+    words = "coral reefs lose their colour when water stays warm"
+    first = region("Fig. 1 Reefs in warm water, " + words, 400, size=8, width=200)
+    second = region(words + " and algae leave", 400, x=320, size=8, width=200)
+    found = [region("Text " + words * 3, 100), first, second, region("Text " + words * 3, 600)]
+    structure.rule_kinds(found, [page([one.lines[0] for one in found])], STYLE, "")
+
+    assert (second.kind, second.continues, second.known) == ("caption", True, True)
+
+
 def test_gaps_between_characters_are_spaces() -> None:
     def run(text: str, gaps: dict[int, float]) -> dict[str, object]:
         x, characters = 0.0, []

@@ -25,7 +25,7 @@ _DASHES |= {ord("“"): '"', ord("”"): '"', ord("×"): "x", ord("·"): ".", or
 
 def key(text: str) -> str:
     """Letters and digits only, without case or accents: for finding a text whatever its spaces and marks."""
-    decomposed = unicodedata.normalize("NFKD", text)
+    decomposed = unicodedata.normalize("NFKD", text.replace("∆", "Δ").replace("º", "°"))
     return "".join(c for c in decomposed if c.isalnum()).lower()
 
 

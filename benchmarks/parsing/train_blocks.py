@@ -27,8 +27,7 @@ from hiperrag.benchmarks.parsing.truth import Truth, load, rows_of
 from hiperrag.errors import UserError
 from hiperrag.files import atomic_file
 from hiperrag.parsing import assembly, blocks, reading, structure, typography
-from hiperrag.parsing.graphics import page_graphics
-from hiperrag.parsing.lines import Page, page_lines
+from hiperrag.parsing.lines import Page
 from hiperrag.parsing.regions import Region
 from hiperrag.parsing.typography import Style
 from hiperrag.records import BlockKind
@@ -150,13 +149,26 @@ def _covered(part: set[tuple[str, ...]], whole: set[tuple[str, ...]]) -> float:
     return len(part & whole) / max(1, len(part))
 
 
-def examples(pairs: Path, row: dict[str, Any]) -> Examples:
-    """Labelled regions of one pair."""
+@dataclasses.dataclass(slots=True)
+class Labelled:
+    """A pair's pages and layout, with the kind that the ground truth gives each region, or None."""
+
+    pages: list[Page]
+    layout: assembly.Layout
+    kinds: list[str | None]
+    title: str
+    """In the file's metadata."""
+
+
+def labelled(pairs: Path, row: dict[str, Any]) -> Labelled:
+    """The regions of one pair with their kinds; none of a pair whose truth says nothing of structure."""
     data = (pairs / row["pdf"]).read_bytes()
     truth = load(pairs, row)
     lines = printed.read(data)
     printed.label(lines, truth)
-    pages, title = _pages(data)
+    with reading.opened(data) as pdf:
+        pages = list(reading.read_pages(pdf, {}, lambda *_: None).pages.values())
+        title = str((pdf.metadata or {}).get("title") or "")
     layout = assembly.find_layout(pages)
     by_number = {page.number: page for page in pages}
     labels = Labels(truth, lines, layout.style)
@@ -164,27 +176,22 @@ def examples(pairs: Path, row: dict[str, Any]) -> Examples:
     kinds = [
         labels.of(region, by_number[region.page]) if usable and not region.known else None for region in layout.regions
     ]
-    structure.rule_kinds(layout.regions, pages, layout.style, title)
+    return Labelled(pages, layout, kinds, title)
+
+
+def examples(pairs: Path, row: dict[str, Any]) -> Examples:
+    """Labelled regions of one pair, with their features and the kinds by rules."""
+    given = labelled(pairs, row)
+    regions, style = given.layout.regions, given.layout.style
+    structure.rule_kinds(regions, given.pages, style, given.title)
     return Examples(
         row["id"],
-        blocks.features(layout.regions, pages, layout.style),
-        [blocks.CLASSES.index(kind) if kind else -1 for kind in kinds],
-        [region.kind for region in layout.regions],
-        [len(region.text) for region in layout.regions],
-        [region.text for region in layout.regions],
+        blocks.features(regions, given.pages, style),
+        [blocks.CLASSES.index(kind) if kind else -1 for kind in given.kinds],
+        [region.kind for region in regions],
+        [len(region.text) for region in regions],
+        [region.text for region in regions],
     )
-
-
-def _pages(data: bytes) -> tuple[list[Page], str]:
-    """Pages of a PDF's text layer, and the title in its metadata."""
-    pymupdf = reading.load_pymupdf()
-    flags = pymupdf.TEXT_PRESERVE_WHITESPACE | pymupdf.TEXT_MEDIABOX_CLIP
-    pages = []
-    with pymupdf.open(stream=data, filetype="pdf") as pdf:
-        for index, source in enumerate(pdf):
-            pages.append(page_lines(source.get_text("dict", flags=flags), index + 1))
-            pages[-1].graphics = page_graphics(source)
-        return pages, str((pdf.metadata or {}).get("title") or "")
 
 
 def train(given: Iterable[Examples]) -> blocks.Trees:

@@ -86,19 +86,20 @@ def pictures(black: Floats, dpi: float, words: Sequence[BBox], lines: Sequence[B
         large = min(y1 - y0, x1 - x0) * CELL >= MIN_PICTURE
         if large and inked.sum() > 0.02 * max(1, (y1 - y0) * (x1 - x0)):
             found.append((float(x0 * cell), float(y0 * cell), float(x1 * cell), float(y1 * cell)))
-    return _joined(found)
+    return joined(found)
 
 
-def _joined(boxes: list[BBox]) -> list[BBox]:
+def joined(boxes: list[BBox]) -> list[BBox]:
     """Boxes with those that overlap made one."""
     result: list[BBox] = []
     for box in boxes:
-        while (other := next((one for one in result if _overlap(one, box)), None)) is not None:
+        while (other := next((one for one in result if overlap(one, box)), None)) is not None:
             result.remove(other)
             box = (min(box[0], other[0]), min(box[1], other[1]), max(box[2], other[2]), max(box[3], other[3]))
         result.append(box)
     return result
 
 
-def _overlap(a: BBox, b: BBox) -> bool:
+def overlap(a: BBox, b: BBox) -> bool:
+    """Whether two boxes share some area."""
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]

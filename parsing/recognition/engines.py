@@ -24,10 +24,6 @@ PAGE_SECONDS = 60.0
 """Wall-clock limit on the recognition of one page."""
 
 
-class RecognitionError(Exception):
-    """A page cannot be recognised: one line saying why."""
-
-
 @dataclasses.dataclass(slots=True)
 class Picture:
     """An upright, straight page or part of one to recognise."""
@@ -51,6 +47,12 @@ class TextLine:
 
     words: list[Word]
     vertical: bool = False
+
+
+def runs_vertically(words: Sequence[Word]) -> bool:
+    """Whether the words of a line stand on end: engines read some sideways text without saying that it is."""
+    boxes = [word.box for word in words if len(word.text) > 2]
+    return sum(y1 - y0 for _, y0, _, y1 in boxes) > 1.5 * sum(x1 - x0 for x0, _, x1, _ in boxes)
 
 
 @dataclasses.dataclass(slots=True)
@@ -140,7 +142,7 @@ def load(name: Name = "auto", language: str = "eng") -> Engine:
         if not found:
             raise UserError(
                 "no OCR engine is installed; install Tesseract (apt-get install tesseract-ocr tesseract-ocr-eng) "
-                "or RapidOCR (pip install 'hiperrag[ocr]')"
+                "or Tesseract as a library and RapidOCR (pip install 'hiperrag[ocr]')"
             )
         chosen = found[0]
     elif name not in PRIORITY:

@@ -27,6 +27,8 @@ LETTER_GAP = 2.2
 LONG_RUN = 40.0
 """Points of a long word."""
 _CLEAR = 1.35
+_LYING = 1.2
+"""Most pages stand upright: signs of the contrary have to be so much stronger."""
 _STRIPS = 24
 _TILE = 160
 """At least so many pixels of 1/100 inch to a side."""
@@ -151,7 +153,7 @@ def orientations(picture: Picture) -> list[int]:
         return lying
     standing = _either_way_up(black, 0)
     # Lines the wrong way round have nothing that stands above them.
-    lies = down * (1 + abs(_ascent(over))) > across * (1 + abs(_ascent(black)))
+    lies = down * (1 + abs(_ascent(over))) > _LYING * across * (1 + abs(_ascent(black)))
     first = [*lying, *standing] if lies else [*standing, *lying]
     return [*first, *(turn for turn in range(4) if turn not in first)]
 
@@ -228,17 +230,17 @@ def skew(picture: Picture) -> float:
         return 0.0
     strips = black[:, : step * _STRIPS].reshape(height, _STRIPS, step).mean(axis=2).T
     centres = (np.arange(_STRIPS) + 0.5) * step
-    reach = int(math.tan(math.radians(MAX_SKEW)) * width / 2) + 2
+    reach = int(math.tan(math.radians(MAX_SKEW + 1)) * width / 2) + 4
     padded = np.pad(strips, ((0, 0), (reach, reach)))
-    rows = np.arange(height + 2 * reach, dtype=np.float32)
 
     def jump(angle: float) -> float:
-        shifts = [math.tan(math.radians(angle)) * (float(centre) - width / 2) for centre in centres]
-        total = np.zeros_like(rows)
-        for strip, shift in zip(padded, shifts, strict=True):
+        total = np.zeros(height + 2, np.float32)
+        for strip, centre in zip(padded, centres, strict=True):
+            shift = math.tan(math.radians(angle)) * (float(centre) - width / 2)
             whole = math.floor(shift)
-            part = shift - whole
-            total += (1 - part) * np.roll(strip, whole) + part * np.roll(strip, whole + 1)
+            part = np.float32(shift - whole)
+            start = reach - whole  # the row of the strip that comes to the top
+            total += (1 - part) * strip[start - 1 : start + height + 1] + part * strip[start - 2 : start + height]
         return float(np.square(np.diff(total)).sum())
 
     if not strips.any():

@@ -8,7 +8,7 @@ from typing import Any
 
 from hiperrag.parsing.lines import Line
 from hiperrag.parsing.recognition import images, typeset
-from hiperrag.parsing.recognition.engines import PAGE_SECONDS, Engine, Picture, Recognised, RecognitionError
+from hiperrag.parsing.recognition.engines import PAGE_SECONDS, Engine, Picture, Recognised
 from hiperrag.parsing.recognition.images import PageImage
 from hiperrag.parsing.recognition.typeset import RecognisedPage
 from hiperrag.records import BBox
@@ -23,7 +23,6 @@ MARGIN = 3.0
 
 @dataclasses.dataclass(slots=True)
 class _Job:
-    place: int
     number: int
     picture: Picture
     size: tuple[float, float]
@@ -47,65 +46,35 @@ def read_pages(
     `seconds` limits the time of a page. A page that cannot be read is not in the result; `failed`, if given, takes
     the reason by number. `on_batch` is called with the numbers of up to `batch` pages before their turn.
     """
-    reasons = [failed if failed is not None else {}]
-    return read_documents([(pdf, numbers)], engine, seconds, reasons, batch, on_batch)[0]
+    failed = failed if failed is not None else {}
+    drafts: list[typeset.Draft] = []
+    for start in range(0, len(numbers), batch):
+        chosen = numbers[start : start + batch]
+        on_batch(chosen)
+        drafts += _drafts(pdf, chosen, engine, seconds, failed)
+    return {page.number: page for page in typeset.finish(drafts)}
 
 
-def read_page(pdf: Any, number: int, engine: Engine, seconds: float = PAGE_SECONDS) -> RecognisedPage:
-    """One page. Raises RecognitionError where it cannot be read.
-
-    Sizes of type are those of this page alone: `read_pages` makes them alike over a document.
-    """
-    failed: dict[int, str] = {}
-    read = read_pages(pdf, [number], engine, seconds, failed)
-    if number not in read:
-        raise RecognitionError(failed.get(number, "cannot be read"))
-    return read[number]
-
-
-def read_documents(
-    documents: Sequence[tuple[Any, Sequence[int]]],
-    engine: Engine,
-    seconds: float = PAGE_SECONDS,
-    failed: Sequence[dict[int, str]] | None = None,
-    batch: int = BATCH,
-    on_batch: Callable[[Sequence[int]], None] = lambda _: None,
-) -> list[dict[int, RecognisedPage]]:
-    """The same for pages of several documents at once, which fills the batches of an engine on a GPU."""
-    reasons = failed if failed is not None else [{} for _ in documents]
-    owners = [index for index, (_, numbers) in enumerate(documents) for _ in numbers]
-    wanted = [(documents[index][0], number) for index, (_, numbers) in enumerate(documents) for number in numbers]
-    drafts: list[list[typeset.Draft]] = [[] for _ in documents]
-    for start in range(0, len(wanted), batch):
-        chosen = range(start, min(len(wanted), start + batch))
-        on_batch([wanted[k][1] for k in chosen])
-        for draft in _drafts([(*wanted[k], reasons[owners[k]]) for k in chosen], engine, seconds):
-            drafts[owners[start + draft.place]].append(draft)
-    return [{page.number: page for page in typeset.finish(pages)} for pages in drafts]
-
-
-def _drafts(wanted: Sequence[tuple[Any, int, dict[int, str]]], engine: Engine, seconds: float) -> list[typeset.Draft]:
-    """Drafts of pages (PDF, number, where to note failures) that go to the engine together."""
+def _drafts(
+    pdf: Any, numbers: Sequence[int], engine: Engine, seconds: float, failed: dict[int, str]
+) -> list[typeset.Draft]:
+    """Drafts of pages that go to the engine together."""
     jobs: list[_Job] = []
-    for place, (pdf, number, reasons) in enumerate(wanted):
+    for number in numbers:
         try:
-            jobs.append(_job(pdf, number, engine, place))
+            jobs.append(_job(pdf, number, engine))
         except Exception as error:  # MuPDF raises many types
-            reasons[number] = f"cannot be drawn: {_reason(error)}"
+            failed[number] = f"cannot be drawn: {_reason(error)}"
     _recognise(jobs, engine, seconds)
     drafts: list[typeset.Draft] = []
     for job in jobs:
-        reasons = wanted[job.place][2]
         if job.read.error or job.image is None:
-            reasons[job.number] = job.read.error or "cannot be read"
+            failed[job.number] = job.read.error or "cannot be read"
             continue
         try:
-            draft = typeset.draft(job.number, job.image, job.read)
+            drafts.append(typeset.draft(job.number, job.image, job.read))
         except Exception as error:  # no page may cost the others
-            reasons[job.number] = _reason(error)
-            continue
-        draft.place = job.place
-        drafts.append(draft)
+            failed[job.number] = _reason(error)
     return drafts
 
 
@@ -113,11 +82,11 @@ def _reason(error: Exception) -> str:
     return (" ".join(str(error).split()) or type(error).__name__)[:200]
 
 
-def _job(pdf: Any, number: int, engine: Engine, place: int) -> _Job:
+def _job(pdf: Any, number: int, engine: Engine) -> _Job:
     page = pdf[number - 1]
     picture = images.render(page, engine.dpi)
     size = float(page.rect.width), float(page.rect.height)
-    return _Job(place, number, picture, size, images.orientations(picture))
+    return _Job(number, picture, size, images.orientations(picture))
 
 
 def _recognise(jobs: Sequence[_Job], engine: Engine, seconds: float) -> None:
@@ -130,14 +99,20 @@ def _recognise(jobs: Sequence[_Job], engine: Engine, seconds: float) -> None:
         for job, image, read in zip(jobs, tried, engine.recognise([i.picture for i in tried], seconds), strict=True):
             if job.image is None or _sense(read) > _sense(job.read):
                 job.image, job.read = image, read
+            if _is_sideways(read):
+                job.turns.sort(key=lambda turn: (turn - image.turn) % 2 == 0)
         jobs = [job for job in jobs if job.turns and not job.read.error and _is_doubtful(job.read)]
 
 
 def _is_doubtful(read: Recognised) -> bool:
     """Whether a page was read with little confidence, or most of it up or down."""
+    return read.confidence < DOUBTFUL or _is_sideways(read)
+
+
+def _is_sideways(read: Recognised) -> bool:
     letters = sum(len(word.text) for line in read.lines for word in line.words)
     level = sum(len(word.text) for line in read.lines if not line.vertical for word in line.words)
-    return read.confidence < DOUBTFUL or level < 0.5 * letters
+    return level < 0.5 * letters
 
 
 def _sense(read: Recognised) -> int:

@@ -25,6 +25,7 @@ MIN_LETTERS = 150
 """Fewer letters say nothing about their proportions."""
 COVERED = 0.75
 """Share of a page that the image of a scan covers."""
+UNMAPPED = "characters without a meaning"
 GLYPH = 16.0
 """Largest drawn letter in points."""
 
@@ -71,7 +72,7 @@ def assess(page: Page, pdf_page: Any = None) -> tuple[float, str]:
     graphics = page.graphics
     if n_characters < MIN_CHARACTERS:
         if pdf_page is not None and _unmapped(pdf_page) >= MIN_CHARACTERS:
-            return 0.0, "characters without a meaning"
+            return 0.0, UNMAPPED
         return (1.0, "") if graphics == Graphics() else (0.0, "no text layer")
     checks: list[_Finding] = [_missing(text, page), _spacing(text), _letters(text), _scripts(text)]
     if min(checks)[0] < 0.9 or n_characters < 2 * FEW_LETTERS:
@@ -80,6 +81,17 @@ def assess(page: Page, pdf_page: Any = None) -> tuple[float, str]:
         checks.append(_poor_recognition(text))
     score, reason = min(checks)
     return (score, reason) if score < 0.9 else (score, "")
+
+
+def judge_letters(text: str) -> _Finding:
+    """The same for text of any origin, from its characters alone: whether they come as in some language."""
+    return min(_letters(text), _scripts(text))
+
+
+def common_share(text: str) -> float:
+    """Share of the words that are among the most common ones of some European languages."""
+    words = _WORD.findall(text.lower())
+    return sum(word in _COMMON_WORDS for word in words) / max(1, len(words))
 
 
 def _ramp(value: float, bad: float, good: float) -> float:
@@ -210,7 +222,7 @@ def _mapping(n_characters: int, pdf_page: Any) -> _Finding:
     if pdf_page is None:
         return 1.0, ""
     lost = _unmapped(pdf_page)
-    return 1 - _ramp(lost / max(1, lost + n_characters), 0.03, 0.3), "characters without a meaning"
+    return 1 - _ramp(lost / max(1, lost + n_characters), 0.03, 0.3), UNMAPPED
 
 
 def _poor_recognition(text: str) -> _Finding:

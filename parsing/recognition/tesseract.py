@@ -1,9 +1,10 @@
-"""Tesseract through its command line: pages in on standard input, hOCR out."""
+"""Tesseract: as a library where that is installed, else its program, pages in on standard input, hOCR out."""
 
 from __future__ import annotations
 
 import functools
 import html
+import itertools
 import os
 import re
 import shutil
@@ -14,10 +15,21 @@ from collections.abc import Sequence
 import numpy as np
 
 from hiperrag.errors import UserError
-from hiperrag.parsing.recognition.engines import PAGE_SECONDS, Cost, Meter, Picture, Recognised, TextLine, Word
+from hiperrag.parsing.recognition import tesseract_library
+from hiperrag.parsing.recognition.engines import (
+    PAGE_SECONDS,
+    Cost,
+    Meter,
+    Picture,
+    Recognised,
+    TextLine,
+    Word,
+    runs_vertically,
+)
+from hiperrag.parsing.recognition.tesseract_library import INVERT
 
 PROGRAM = "tesseract"
-INSTALL = "apt-get install tesseract-ocr tesseract-ocr-eng"
+INSTALL = "apt-get install tesseract-ocr tesseract-ocr-eng, or pip install 'hiperrag[ocr]'"
 BATCH = 4
 """Pages to one process: loading the models takes a tenth of the time of a page."""
 
@@ -30,17 +42,22 @@ _TAG = re.compile(r"<[^>]+>")
 
 
 def is_available() -> bool:
-    return shutil.which(PROGRAM) is not None
+    return tesseract_library.is_available() or shutil.which(PROGRAM) is not None
 
 
 def load(language: str) -> Tesseract:
-    """The engine. Raises UserError where the program or the language is missing."""
+    """The engine: the library where it is installed with models of the language, else the program.
+
+    Raises UserError where the program or the language is missing.
+    """
+    if (folder := tesseract_library.models(language)) is not None:
+        return Tesseract(tesseract_library.Library(language, folder))
     if not is_available():
-        raise UserError(f"Tesseract is not installed: no {PROGRAM} on PATH ({INSTALL})")
-    missing = [part for part in language.split("+") if part not in _languages()]
-    if missing:
+        raise UserError(f"Tesseract is not installed: no {PROGRAM} on PATH and no package tesserocr ({INSTALL})")
+    known = _languages() if shutil.which(PROGRAM) else frozenset[str]()
+    if missing := [part for part in language.split("+") if part not in known]:
         raise UserError(f"Tesseract has no model for {', '.join(missing)} (apt-get install tesseract-ocr-{missing[0]})")
-    return Tesseract(language)
+    return Tesseract(Program(language))
 
 
 @functools.cache
@@ -50,14 +67,14 @@ def _languages() -> frozenset[str]:
 
 
 class Tesseract:
-    """Reads a page with one thread (`OMP_THREAD_LIMIT`): its threads cost more than they bring."""
+    """Reads pages with one thread: more cost more than they bring."""
 
     name = "tesseract"
     on_gpu = False
     dpi = 150.0
 
-    def __init__(self, language: str) -> None:
-        self._language = language
+    def __init__(self, reader: tesseract_library.Library | Program) -> None:
+        self._reader = reader
         self.cost = Cost(prior=2.0)
 
     def recognise(self, pictures: Sequence[Picture], seconds: float = PAGE_SECONDS) -> list[Recognised]:
@@ -65,11 +82,18 @@ class Tesseract:
         for start in range(0, len(pictures), BATCH):
             batch = pictures[start : start + BATCH]
             with Meter(self.cost, len(batch)):
-                found += self._batch(batch, seconds)
+                found += self._reader.read(batch, seconds)
         return found
 
-    def _batch(self, pictures: Sequence[Picture], seconds: float) -> list[Recognised]:
-        """Pages of one process; where that fails, each in one of its own."""
+
+class Program:
+    """Tesseract's command line: several pages to a process."""
+
+    def __init__(self, language: str) -> None:
+        self._language = language
+
+    def read(self, pictures: Sequence[Picture], seconds: float) -> list[Recognised]:
+        """What each picture says; where a process fails, each gets one of its own."""
         try:
             pages = read_hocr(self._run(pictures, seconds))
             if len(pages) == len(pictures):
@@ -81,10 +105,10 @@ class Tesseract:
             error = _reason(failure)
         if len(pictures) == 1:
             return [Recognised(error=error)]
-        return [self._batch([picture], seconds)[0] for picture in pictures]
+        return [self.read([picture], seconds)[0] for picture in pictures]
 
     def _run(self, pictures: Sequence[Picture], seconds: float) -> str:
-        command = [PROGRAM, "-", "-", "--psm", "3", "-l", self._language, "hocr"]
+        command = [PROGRAM, "-", "-", "--psm", "3", "-l", self._language, "-c", f"invert_threshold={INVERT}", "hocr"]
         done = subprocess.run(
             command,
             input=tiff(pictures),
@@ -148,13 +172,13 @@ def read_hocr(text: str) -> list[Recognised]:
 def _page(text: str) -> Recognised:
     page = Recognised()
     starts = list(_LINE.finditer(text))
-    ends = [match.start() for match in starts[1:]] + [len(text)]
-    for match, end in zip(starts, ends, strict=True):
+    for match, following in itertools.zip_longest(starts, starts[1:]):
+        end = following.start() if following else len(text)
         words = []
         for x0, y0, x1, y1, confidence, content in _WORD.findall(text, match.end(), end):
             word = html.unescape(_TAG.sub("", content)).strip()
             if word:
                 words.append(Word(word, (float(x0), float(y0), float(x1), float(y1)), int(confidence) / 100))
         if words:
-            page.lines.append(TextLine(words, vertical="textangle" in match.group(1)))
+            page.lines.append(TextLine(words, "textangle" in match.group(1) or runs_vertically(words)))
     return page

@@ -69,8 +69,6 @@ class Draft:
     sideways: list[_Piece]
     graphics: Graphics
     confidence: float
-    place: int = 0
-    """In its batch."""
 
 
 def draft(number: int, image: PageImage, read: Recognised) -> Draft:
