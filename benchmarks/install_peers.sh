@@ -4,6 +4,7 @@
 #   benchmarks/install_peers.sh                    sentence-transformers: .peers/
 #   benchmarks/install_peers.sh late-interaction   fast-plaid and xtr-warp-rs: .peers/fast-plaid/; PyLate: .peers/pylate/
 #   benchmarks/install_peers.sh parsing            pymupdf4llm, kreuzberg, opendataloader-pdf, ...: .peers/parsing/
+#   benchmarks/install_peers.sh evaluation         lm-evaluation-harness: .peers/evaluation/
 #
 # torch comes first and pinned: to the project's own build, or to the only release that a peer was compiled for. That
 # release is on PyPI with CUDA only, so each late-interaction environment takes about 5.5 GB.
@@ -39,8 +40,12 @@ parsing)
         kreuzberg==4.10.4 opendataloader-pdf==2.5.16
     .peers/parsing/bin/python -c 'import importlib.metadata as m; print("peers: pymupdf4llm", m.version("pymupdf4llm"))'
     ;;
+evaluation)
+    install .peers/evaluation torch==2.13.0 transformers==5.23.0 datasets==5.2.0 lm-eval==0.4.13
+    .peers/evaluation/bin/python -c 'import importlib.metadata as m; print("peers: lm-eval", m.version("lm-eval"))'
+    ;;
 *)
-    echo "usage: $0 [encoders|late-interaction|parsing]" >&2
+    echo "usage: $0 [encoders|late-interaction|parsing|evaluation]" >&2
     exit 2
     ;;
 esac

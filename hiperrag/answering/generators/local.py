@@ -48,6 +48,16 @@ class LocalGenerator:
             else bool(self._tokenizer.chat_template) and self.n_parameters >= CAPABLE_PARAMETERS
         )
 
+    @property
+    def model(self) -> Any:
+        """The transformers model, in evaluation mode on its device."""
+        return self._model
+
+    @property
+    def tokenizer(self) -> Any:
+        """Its tokenizer."""
+        return self._tokenizer
+
     def prompt(self, messages: list[Message]) -> str:
         """The messages in the model's own chat form, ready for its answer.
 
