@@ -7,6 +7,10 @@ TORCH  := $(shell sed -n 's/^torch==//p' constraints.txt)
 # The CPU build of torch is much smaller than the default one; it is used when its index can be reached.
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
+# Files of tests run side by side; each keeps its own order and fixtures.
+TEST_WORKERS ?= 2
+PYTEST := $(BIN)/pytest -n $(TEST_WORKERS) --dist loadfile
+
 .PHONY: help setup models demo test test-all lint format lock clean
 
 help:
@@ -43,10 +47,10 @@ lint: setup
 	$(BIN)/mypy
 
 test: lint models
-	$(BIN)/pytest -m "not slow and not gpu"
+	$(PYTEST) -m "not slow and not gpu"
 
 test-all: lint models
-	$(BIN)/pytest -m "not gpu"
+	$(PYTEST) -m "not gpu"
 
 format: setup
 	$(BIN)/ruff check --fix .

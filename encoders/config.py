@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from hiperrag.errors import UserError
+from hiperrag.errors import UserError, first_mistake
 
 CONFIG_FILE = "hiperrag_encoder.json"
 
@@ -39,8 +39,7 @@ def read_config(folder: Path) -> EncoderConfig:
         try:
             return EncoderConfig.model_validate_json(own.read_bytes())
         except ValidationError as error:
-            first = error.errors()[0]
-            raise UserError(f"{own}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+            raise UserError(f"{own}: {first_mistake(error)}") from error
     limit = _read_json(folder / "sentence_bert_config.json").get("max_seq_length") or 256
     limit = min(int(limit), int(_read_json(folder / "config.json").get("max_position_embeddings", limit)))
     pooling = _read_json(folder / "1_Pooling" / "config.json")

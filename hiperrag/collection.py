@@ -7,8 +7,6 @@ manifest once and opens only what it names, so it sees the collection before or 
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,7 +15,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from hiperrag.errors import UserError
+from hiperrag.claims import Claims
+from hiperrag.errors import UserError, first_mistake
 from hiperrag.files import TEMPORARY_MARK, write_text_atomic
 
 FORMAT_VERSION = 2
@@ -176,6 +175,8 @@ class Collection:
         self.runs = self.root / "runs"
         self.vectors = self.root / "vectors"
         """Encoded parts waiting for their shard; empty between runs."""
+        self.claims = self.root / "claims"
+        """Who works on the collection."""
         self.surveys = self.root / "surveys"
         """Parts read once, waiting for the choice of the pages to recognise; gone between runs."""
 
@@ -243,10 +244,8 @@ class Collection:
         try:
             return Manifest.model_validate(data)
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(step) for step in first["loc"])
             raise UserError(
-                f"{self.manifest_path}: damaged at {where} ({first['msg']}); "
+                f"{self.manifest_path}: damaged at {first_mistake(error)}; "
                 "restore it, or index the sources into a new folder"
             ) from None
 
@@ -301,24 +300,20 @@ class Collection:
         return [path for folder in folders for path in sorted((self.root / folder).glob("*")) if path not in wanted]
 
     @contextlib.contextmanager
-    def sole_writer(self) -> Iterator[None]:
-        """Keep two writers on one machine apart; the kernel frees the lock of a killed one."""
-        with (self.root / ".lock").open("w") as stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                    raise UserError(f"{self.root}: another command is writing it; wait for it to end") from None
-            yield
+    def sole_writer(self, command: str) -> Iterator[Claims]:
+        """Keep all other commands that write the collection away; UserError that names one that does already."""
+        with Claims(self.claims, command) as claims:
+            claims.join(exclusive=True)
+            yield claims
 
     def temporary_files(self) -> list[Path]:
         """What is being written, or was when a command was killed."""
-        return sorted(self.root.glob(f"**/{TEMPORARY_MARK}*"))
+        return sorted(path for path in self.root.glob(f"**/{TEMPORARY_MARK}*") if path.parent != self.claims)
 
     def remove_all(self) -> None:
-        """Delete everything but the lock."""
+        """Delete everything but the claims."""
         for path in self.root.iterdir():
-            if path.name != ".lock":
+            if path != self.claims:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def remove_temporary_files(self) -> None:

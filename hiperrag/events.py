@@ -10,6 +10,10 @@ alive, and carries the totals so far, so that who reads the log needs only its l
 | task_submitted | stage, shard, part |
 | part_done, shard_built | stage, shard, part, n_inputs, n_done, n_quarantined, n_pages; what it cost and where it ran |
 | part_failed, worker_lost | stage, shard, part, n_inputs, message, host |
+| part_split | the same, and what that adds to the inputs done, by stage: halves (`into`) take the part's place |
+| task_doubled | stage, shard, part: a task that takes too long was given to another worker as well |
+| shard_found | shard, and what that adds to what is done, by stage: another job has built it |
+| waiting | others: the jobs that build all shards that are left, and how many each |
 | heartbeat | tally, and what the main process noted, such as tasks in flight |
 | run_finished | the summary |
 | run_stopped | reason: the run was interrupted, or could not go on |
@@ -69,7 +73,10 @@ class Tally:
             for stage in self.stages.values():
                 stage.done = stage.cached
             return
-        if event not in ("task_submitted", "part_done", "shard_built", "part_failed", "worker_lost"):
+        if event == "shard_found":
+            self._change(record["done"])
+            return
+        if event not in ("task_submitted", "part_done", "shard_built", "part_failed", "worker_lost", "part_split"):
             return
         name = record.get("stage", "build")
         stage = self.stages.setdefault(name, StageTally())
@@ -80,6 +87,8 @@ class Tally:
         self.settled += 1
         if event == "worker_lost":
             self.lost += 1
+        elif event == "part_split":
+            self._change(record["done"])
         elif event == "part_failed":
             self.failed += 1
             self._skip(name, record.get("n_inputs", 0))
@@ -91,13 +100,19 @@ class Tally:
             stage.pages += record.get("n_pages", 0)
             stage.seconds += record.get("finished", 0.0) - record.get("started", 0.0)
 
+    def _change(self, done: dict[str, int]) -> None:
+        for stage, units in done.items():
+            self.stages[stage].done += units
+
     def _skip(self, name: str, n_inputs: int) -> None:
-        """A part that failed goes through no later stage but is waited for by none either."""
-        self.stages[name].quarantined += n_inputs
+        """A part that failed goes through no later stage, and none waits for it."""
+        failed = self.stages[name]
+        failed.done += n_inputs
+        failed.quarantined += n_inputs
         names = list(self.stages)
-        for later in names[names.index(name) :]:
-            if self.stages[later].unit == self.stages[name].unit:
-                self.stages[later].done += n_inputs
+        for later in names[names.index(name) + 1 :]:
+            if self.stages[later].unit == failed.unit:
+                self.stages[later].total -= n_inputs
 
     @property
     def in_flight(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -81,6 +82,7 @@ class InlinePool:
 
     def finished(self, timeout):
         if not self.tasks:
+            time.sleep(min(timeout, 0.02))
             return
         tag, function, arguments = self.tasks.pop(0)
         future: Future[object] = Future()
@@ -262,5 +264,5 @@ def vectors(root: Path) -> dict[str, tuple[bytes, ...]]:
     return by_document
 
 
-def without_lock(listed: dict[str, object]) -> dict[str, object]:
-    return {name: content for name, content in listed.items() if name != ".lock"}
+def without_claims(listed: dict[str, object]) -> dict[str, object]:
+    return {name: content for name, content in listed.items() if not name.startswith("claims/")}

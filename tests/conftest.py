@@ -6,6 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
+import hypothesis
 import pytest
 from collection_helpers import Command, copied, index, use_inline_pool, write_folder
 
@@ -17,6 +18,8 @@ from hiperrag.warm import warm
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+hypothesis.settings.register_profile("shared machine", deadline=None)  # an example may have to wait for a core
+hypothesis.settings.load_profile("shared machine")
 
 
 @pytest.fixture(scope="session")

@@ -6,12 +6,13 @@ Whoever is given the task next finds that it has been held before, and does it.
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
 from pathlib import Path
 
-from hiperrag.workflows import run, stages
+from hiperrag.workflows import drive, run, schedule, stages
 from hiperrag.workflows.settings import IndexSettings, PartSettings
 from hiperrag.workflows.sites import load_site
 
@@ -41,7 +42,8 @@ def main() -> None:
         import held_stage
 
         os.environ[HELD] = held
-        run.encode_part = held_stage.encode_part
+        drive.encode_part = held_stage.encode_part
+        schedule.LEAST_STRAGGLE = math.inf  # else another worker is given the task that waits
     run.index_sources(
         sources,
         Path(to),

@@ -10,8 +10,12 @@ from run_logs import PlantedRun
 
 from hiperrag.cli.plan import parse_count, parse_duration
 from hiperrag.errors import UserError
+from hiperrag.parsing.sources import Input
+from hiperrag.workflows.costs import BYTES_PER_PAGE, Costs
 from hiperrag.workflows.forecast import Campaign, check_run, forecast
+from hiperrag.workflows.plan import Plan, extend_plan
 from hiperrag.workflows.rates import Rates, learn, load_rates, packaged_rates, save_rates
+from hiperrag.workflows.settings import PartSettings
 from hiperrag.workflows.sites import Site, load_site, packaged_sites
 
 SECONDS = {"parse": 1.0, "recognise": 10.0, "chunk": 0.1, "encode": 0.01, "build": 0.001}
@@ -44,8 +48,8 @@ def test_time_is_work_over_workers_with_start_and_tail():
     result = forecast(Campaign(documents=128), site, exact_rates())
     pages, passages, tokens = 1280, 6400, 640_000
     work = pages * 1.0 + passages * 0.1 + tokens * 0.01 + tokens * 0.001
-    part = (work - tokens * 0.001) / 16
-    assert result.seconds.estimate == pytest.approx(5 + work / 4 + part / 2 + tokens * 0.001)
+    part, shard = (work - tokens * 0.001) / 128, tokens * 0.001 / 8  # a document takes 50 s, a part at most 60
+    assert result.seconds.estimate == pytest.approx(5 + work / 4 + part / 2 + shard)
     assert result.seconds.low == result.seconds.high == pytest.approx(result.seconds.estimate)
     assert result.node_hours.estimate == pytest.approx(result.seconds.estimate / 3600)
     assert (result.limiting_stage, result.jobs) == ("encode", 1)
@@ -59,9 +63,31 @@ def test_recognition_is_a_stage_when_pages_need_it():
     assert (stage.units, stage.worker_hours.estimate) == (400, pytest.approx(400 * 10 / 3600))
 
 
-def test_more_workers_than_parts_are_of_no_use():
-    few, many = (forecast(Campaign(documents=16), site_of(all={"workers": n}), exact_rates()) for n in (2, 200))
+def test_more_workers_than_documents_are_of_no_use():
+    few, many = (forecast(Campaign(documents=16), site_of(all={"workers": n}), exact_rates()) for n in (16, 200))
     assert few.seconds.estimate == many.seconds.estimate
+
+
+@pytest.mark.parametrize(
+    ("documents", "workers", "seconds", "parts"),
+    [(1000, 2, 0.1, 16), (1000, 2, 10.0, 167), (40, 2, 1.0, 8), (40, 200, 1.0, 20), (40, 200, 100.0, 40)],
+)
+def test_parts_are_cut_as_a_run_cuts_them(documents, workers, seconds, parts):
+    values = exact_rates().model_dump()
+    values["stages"]["encode"]["seconds"] = seconds / 5000
+    for stage in ("parse", "chunk", "build"):
+        values["stages"][stage]["seconds"] = seconds / 1e5
+    values["storage"] |= {"files_per_part": 1, "files_per_shard": 0}
+    rates = Rates.model_validate(values)
+    result = forecast(Campaign(documents), site_of(all={"workers": workers}), rates)
+    assert result.files == parts
+    names = [f"{number}.pdf" for number in range(documents)]
+    inputs = [Input(name, "pdf", name, "", 0, 1, 10 * BYTES_PER_PAGE, "") for name in names]
+    costs = Costs(rates, site_of(all={"workers": workers}))
+    plan = extend_plan(
+        Plan(), inputs, lambda part: False, lambda item: item.path.encode(), PartSettings(), costs.longest, workers
+    )
+    assert sum(map(len, plan.shards)) == parts
 
 
 @pytest.mark.parametrize("nodes", [2, 3, 10, 57])
@@ -91,9 +117,8 @@ def test_a_short_walltime_costs_a_start_for_every_job():
     site, rates = site_of(all={"workers": 4}), exact_rates()
     whole = forecast(Campaign(documents=128), site, rates).seconds.estimate
     result = forecast(Campaign(documents=128, walltime=1005), site, rates)
-    assert whole == pytest.approx(5 + 3140)
-    assert result.jobs == 4
-    assert result.seconds.estimate == pytest.approx(4 * 5 + 3140)
+    assert result.jobs == 3
+    assert result.seconds.estimate == pytest.approx(whole + 2 * 5)
     with pytest.raises(UserError, match="does not even cover"):
         forecast(Campaign(documents=128, walltime=4), site, rates)
 
@@ -204,6 +229,8 @@ def test_rates_are_kept_in_a_file(tmp_path):
     (tmp_path / "rates.yaml").write_text(yaml.safe_dump({"stages": {}}))
     with pytest.raises(UserError, match="no file of rates"):
         load_rates(tmp_path / "rates.yaml")
+    with pytest.raises(UserError, match=r"cannot be read \(No such file or directory\)$"):
+        load_rates(tmp_path / "none.yaml")
 
 
 def test_the_command_prints_the_same_for_people_and_programs(hiperrag, tmp_path):
@@ -216,7 +243,10 @@ def test_the_command_prints_the_same_for_people_and_programs(hiperrag, tmp_path)
     assert f"{found['files']:,}" in output
     assert f"limited by     {found['limiting_stage']}" in output
     assert "not measured; assumed from" in output
+    assert "256 workers in pool gpus" in output
     assert hiperrag("plan")[0] == 2
+    status, _, errors = hiperrag("plan", "--documents", "100", "--nodes", "2")
+    assert (status, errors) == (2, ["hiperrag: --nodes 2: site local is one machine; name another --site"])
     assert hiperrag("plan", "--save", tmp_path / "rates.yaml")[0] == 0
     assert load_rates(tmp_path / "rates.yaml") == packaged_rates()
 
@@ -226,7 +256,7 @@ def test_counts_as_people_write_them(text, number):
     assert parse_count(text) == number
 
 
-@pytest.mark.parametrize("text", ["0", "-5", "1.5", "many", "inf", "nan", ""])
+@pytest.mark.parametrize("text", ["0", "-5", "1.5", "many", "inf", "nan", "", "1e99"])
 def test_other_counts_are_refused(text):
     with pytest.raises(UserError, match="whole number"):
         parse_count(text)

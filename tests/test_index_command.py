@@ -103,7 +103,7 @@ def test_files_added_later_are_indexed_alone(tmp_path, examples, models):
     second = Collection(collection).manifest()
     assert second.shards[: len(first.shards)] == first.shards
     assert second.counts.documents == 5
-    assert "left out: 1 files" in summary
+    assert "left out: 1 file whose" in summary
     assert [Path(left_out).name for left_out, _ in second.duplicates] == ["copy of the first.pdf"]
 
 

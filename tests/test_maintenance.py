@@ -29,7 +29,7 @@ from collection_helpers import (
     stored,
     unnamed,
     vectors,
-    without_lock,
+    without_claims,
     write_rows,
 )
 from killing import run_and_kill
@@ -109,11 +109,11 @@ def all_of(root: Path, condition) -> dict[str, str]:
     ],
 )
 def test_a_deletion_that_cannot_be_understood_changes_nothing(arguments, says, root, hiperrag):
-    before = files(root)
+    before = without_claims(files(root))
     status, out, errors = hiperrag("delete", root, *arguments)
     assert (status, out, len(errors)) == (2, "", 1)
     assert says in errors[0]
-    assert files(root) == before
+    assert without_claims(files(root)) == before
 
 
 def test_a_deletion_twice_changes_nothing_the_second_time(root, hiperrag):
@@ -431,7 +431,7 @@ def test_a_damaged_list_of_deleted_documents_is_never_taken_for_another(root):
 def test_a_collection_of_another_format_is_refused_in_one_line(command, version, root, sources, tmp_path, hiperrag):
     manifest = json.loads((root / "manifest.json").read_text())
     (root / "manifest.json").write_text(json.dumps({**manifest, "format": version}))
-    before = without_lock(files(root))
+    before = without_claims(files(root))
     arguments = {
         "search": ["search", root, "whales"],
         "delete": ["delete", root, "r3"],
@@ -443,7 +443,7 @@ def test_a_collection_of_another_format_is_refused_in_one_line(command, version,
     assert f"format {version}" in errors[0]
     assert "format 2" in errors[0]
     assert "index the sources again" in errors[0]
-    assert without_lock(files(root)) == before
+    assert without_claims(files(root)) == before
 
 
 @pytest.mark.parametrize("arguments", [["search", "whales"], ["compact"]])
@@ -468,7 +468,7 @@ def test_two_writers_and_a_full_disk_are_told_in_one_line(arguments, root, hiper
     delete(root, "r1")
     command, *rest = arguments
     before = found(root)
-    with Collection(root).sole_writer():
+    with Collection(root).sole_writer("compact"):
         status, _, errors = hiperrag(command, root, *rest)
     assert (status, "another command is writing it" in errors[-1]) == (2, True)
 

@@ -92,6 +92,7 @@ def test_the_route_of_every_page_is_explained(sources, hiperrag):
         (["missing.pdf"], 2, "does not exist"),
         (["alloy-fatigue.pdf", "--to", "empty.pdf"], 2, "is not a folder"),
         (["alloy-fatigue.pdf", "--ocr-budget", "lots"], 2, "--ocr-budget lots: give all, none"),
+        (["alloy-fatigue.pdf", "--workers", "999999"], 2, "--workers 999999: this machine has"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_one_line(arguments, code, says, sources, hiperrag, monkeypatch):

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import gzip
+import json
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from hiperrag.collection import Collection
-from hiperrag.parsing.sources import Input
-from hiperrag.workflows.plan import Plan, extend_plan, load_plan, save_plan
+from hiperrag.parsing.sources import Input, discover, iter_rows
+from hiperrag.workflows.plan import Plan, PlanFile, extend_plan, halves, known_pieces, load_plan, save_plan
 from hiperrag.workflows.settings import PartSettings
 
-SETTINGS = PartSettings(files_per_part=3, rows_per_part=10, parts_per_shard=2)
+SETTINGS = PartSettings(target_seconds=100, files_per_part=3, rows_per_part=10, parts_per_shard=2)
 
 
 def pdf(name: str, size: int = 0, stamp: str = "1") -> Input:
@@ -24,7 +28,8 @@ def rows(name: str, start: int, stop: int, stamp: str = "1") -> Input:
 
 def extend(plan: Plan, found: list[Input], committed=lambda shard: False, contents: dict[str, bytes] | None = None):
     read = (lambda item: (contents or {})[item.source]) if contents else (lambda item: pytest.fail("opened a file"))
-    return extend_plan(plan, found, committed, read, SETTINGS)
+    known = {tuple(part) for shard in plan.shards if committed(shard) for part in shard}
+    return extend_plan(plan, found, lambda part: tuple(part) in known, read, SETTINGS, lambda item: 0.01)
 
 
 def names(plan: Plan) -> list[list[list[str]]]:
@@ -94,3 +99,67 @@ def test_files_with_equal_bytes_are_indexed_once_and_remembered():
     assert names(plan) == [[["1", "3", "4"]]]
     assert [(item.source, kept) for item, kept in plan.duplicates] == [("in/2", "in/1")]
     assert extend(plan, found, committed=lambda shard: True) == plan, "known duplicates are not opened again"
+
+
+def cut(sizes: list[int], n_workers: int = 1, **settings) -> list[list[int]]:
+    """Parts as lists of the seconds of their inputs."""
+    found = [pdf(str(n), size) for n, size in enumerate(sizes)]
+    read = lambda item: item.source.encode()  # noqa: E731
+    limits = PartSettings(**{"files_per_part": 100, "parts_per_shard": 1000} | settings)
+    plan = extend_plan(Plan(), found, lambda part: False, read, limits, lambda item: float(item.size), n_workers)
+    return [[item.size for item in part] for shard in plan.shards for part in shard]
+
+
+def test_parts_take_the_target_time_and_what_is_longer_stands_alone():
+    assert cut([20, 30, 20, 200, 10, 59], target_seconds=60) == [[20, 30], [20], [200], [10], [59]]
+
+
+def test_parts_are_smaller_where_there_would_not_be_enough_for_all_workers():
+    assert [len(part) for part in cut([1] * 240, n_workers=1)] == [60] * 4
+    assert [len(part) for part in cut([1] * 240, n_workers=10)] == [6] * 40
+    assert [len(part) for part in cut([1] * 240, n_workers=1000)] == [2] * 120, "not below what a task costs"
+
+
+@pytest.mark.parametrize("n_files", [7, 9000])
+def test_shards_are_read_from_the_file_one_by_one(tmp_path, n_files):
+    plan = extend(Plan(), [pdf(str(n)) for n in range(n_files)] + [rows("t.jsonl", 0, 10)])
+    plan.duplicates = [(pdf("9"), "in/1")]
+    save_plan(Collection(tmp_path), plan)
+    saved = PlanFile(Collection(tmp_path))
+    assert len(saved) == len(plan.shards)
+    for number in (len(saved) - 1, 0, len(saved) // 2):
+        assert saved.shard(number) == plan.shards[number]
+
+
+def test_halves_of_a_part_are_its_inputs_and_in_the_end_single_rows():
+    first, second = halves([pdf("1"), pdf("2"), rows("t.jsonl", 0, 10)])
+    assert (first, second) == ([pdf("1")], [pdf("2"), rows("t.jsonl", 0, 10)])
+    assert halves([pdf("1")]) is None
+    first, second = halves([rows("t.jsonl", 4, 9)])
+    assert [(item.start, item.stop) for item in (*first, *second)] == [(4, 6), (6, 9)]
+    assert sum(item.size for item in (*first, *second)) == 50
+    assert halves([rows("t.jsonl", 4, 5)]) is None
+
+
+def test_a_part_that_was_split_is_found_again_by_its_pieces():
+    part = [pdf(str(n)) for n in range(4)]
+    (left, right), pieces = halves(part), []
+    known = lambda some: list(some) in pieces  # noqa: E731
+    assert known_pieces(part, known) == []
+    pieces += [left, *halves(right)]
+    assert known_pieces(part, known) == pieces
+    del pieces[1]
+    assert known_pieces(part, known) == [], "one of the pieces is another now"
+
+
+def test_half_of_a_range_of_rows_is_read_wherever_it_lies(tmp_path):
+    lines = [json.dumps({"_id": str(n), "text": "x" * 30 * n}) for n in range(20)]
+    plain, packed = tmp_path / "a.jsonl", tmp_path / "b.jsonl.gz"
+    plain.write_text("\n".join(lines))
+    packed.write_bytes(gzip.compress(plain.read_bytes()))
+    pq.write_table(pa.Table.from_pylist([json.loads(line) for line in lines]), tmp_path / "c.parquet")
+    for item in discover([str(tmp_path)], rows_per_input=7).inputs:
+        first, second = halves([item])
+        for piece in (*first, *second, *halves(second)[1]):
+            read = [(index, row["_id"]) for index, row in iter_rows(piece)]
+            assert read == [(n, str(n)) for n in range(piece.start, piece.stop)]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import get_args
 
@@ -13,7 +15,8 @@ import yaml
 
 from hiperrag.cli.site_checks import check_site
 from hiperrag.errors import UserError
-from hiperrag.workflows.allocation import current_allocation
+from hiperrag.workflows import sites
+from hiperrag.workflows.allocation import Allocation, current_allocation, seconds_left
 from hiperrag.workflows.parsl_config import batch_scripts, parsl_config
 from hiperrag.workflows.sites import StageName, load_site, packaged_sites
 from hiperrag.workflows.stages import STAGES
@@ -44,9 +47,9 @@ def scripts_of(site, tmp_path):
 
 
 def test_packaged_sites_say_where_their_facts_come_from():
-    sites = {site.name: site for site in packaged_sites()}
-    assert set(sites) == {"local", "workstation", "allocation", *SUBMITTING}
-    for site in sites.values():
+    packaged = {site.name: site for site in packaged_sites()}
+    assert set(packaged) == {"local", "workstation", "allocation", *SUBMITTING}
+    for site in packaged.values():
         assert site.facts.note
         if not site.facts.tested:
             assert site.facts.sources, site.name
@@ -74,7 +77,13 @@ def test_stages_are_those_of_a_run():
         ({"extends": "slurm", "pools": {"cores": {"job": "gpu"}}}, ["pools.cores.job: no job 'gpu'"]),
         ({"extends": "slurm", "pools": {"cores": {"stages": ["parse"]}}}, ["pools: none has the stage recognise"]),
         ({"extends": "slurm", "pools": {"more": {"workers": 1}}}, ["pools.more.stages: missing"]),
-        ({"extends": "perlmutter", "pools": {"cores": {"stages": ["encode", "parse", "chunk", "build"]}}}, ["encode"]),
+        (
+            {
+                "extends": "perlmutter",
+                "pools": {"cores": {"stages": ["encode", "parse", "recognise", "chunk", "build"]}},
+            },
+            ["encode"],
+        ),
         ({"extends": "polaris", "pools": {"gpus": {"accelerators": 3}}}, ["pools.gpus.affinity: 3 workers need 3"]),
         ({"extends": "local", "jobs": {"x": {}}}, ["jobs: this machine takes none"]),
         ({"extends": "summit"}, ["unknown site 'summit'"]),
@@ -115,7 +124,7 @@ def test_stages_go_to_their_pools(tmp_path):
     site = load_site("perlmutter")
     assert {stage: site.pool_of(stage) for stage in get_args(StageName)} == {
         "parse": "cores",
-        "recognise": "gpus",
+        "recognise": "cores",
         "chunk": "cores",
         "encode": "gpus",
         "build": "cores",
@@ -124,11 +133,29 @@ def test_stages_go_to_their_pools(tmp_path):
     assert site.n_workers == 2 * 128 + 4 * 4
     assert site.threads_per_worker == 16
     cpu, gpu = (script for _, script in scripts_of(site, tmp_path).values())
+    assert 'CUDA_VISIBLE_DEVICES=""' in cpu, "all of its workers would take the first"
+    assert "CUDA_VISIBLE_DEVICES" not in gpu, "Parsl gives each worker its own"
     assert "--constraint=cpu" in cpu
     assert "--available-accelerators  )" in cpu
     assert "--constraint=gpu" in gpu
     assert "--available-accelerators 0 1 2 3" in gpu
     assert "--account=FILL" in gpu
+
+
+@pytest.mark.parametrize("site", packaged_sites(), ids=lambda site: site.name)
+def test_accelerators_are_kept_for_encoding(site):
+    """Recognition runs on cores, of which there are more, unless an engine for GPUs is installed."""
+    listed = [stage for pool in site.pools.values() if pool.accelerators for stage in pool.stages]
+    assert listed in ([], ["encode"])
+
+
+def test_monitoring_is_parsls_own_and_refused_in_one_line_where_it_cannot_be(load, tmp_path, monkeypatch):
+    assert load(extends="local").monitoring is False
+    site = load(extends="local", monitoring=True)
+    monkeypatch.setattr(sites, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"hiperrag\[monitoring\]") as refused:
+        parsl_config(site, tmp_path, 1)
+    assert "\n" not in str(refused.value)
 
 
 def test_pools_of_one_job_share_its_nodes(load, tmp_path):
@@ -139,7 +166,8 @@ def test_pools_of_one_job_share_its_nodes(load, tmp_path):
     assert "#PBS -l filesystems=home:eagle" in script
     pools = next(line for line in script.splitlines() if "process_worker_pool" in line)
     assert pools.count("process_worker_pool.py") == 2
-    assert pools.endswith("& wait")
+    assert pools.endswith("& while wait -n; do :; done; kill $(jobs -p) 2>/dev/null; wait")
+    assert pools.count("-m hiperrag.workflows.node_watch") == 2
     assert "--max_workers_per_node=24" in pools
     assert "--available-accelerators 0 1 2 3" in pools
     assert 'TMPDIR="/tmp"' in pools
@@ -222,6 +250,34 @@ def test_the_command_line_lists_and_shows_sites(hiperrag):
         assert "process_worker_pool.py" in shown
         assert bool(errors) == (name != "local"), "what is to be filled in"
     assert "#SBATCH --constraint=nvme" in hiperrag("sites", "show", "frontier")[1]
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"), [("1-02:03:04", 93784), ("29:58", 1798), ("UNLIMITED", None), ("INVALID", None), ("", None)]
+)
+def test_slurm_says_how_long_a_job_goes_on(told, expected, tmp_path, monkeypatch):
+    monkeypatch.delenv("SLURM_JOB_END_TIME", raising=False)
+    command(tmp_path, "squeue", f"test \"$*\" = '--noheader --job 77 --format %L' && echo '{told}'", monkeypatch)
+    job = Allocation("slurm", "77", 1, 1)
+    assert seconds_left(job) == expected
+    monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(time.time()) + 500))
+    assert 490 < (seconds_left(job) or 0) <= 500
+
+
+def test_pbs_says_how_long_a_job_goes_on(tmp_path, monkeypatch):
+    told = {"Resource_List": {"walltime": "01:00:00"}, "stime": time.ctime(time.time() - 600)}
+    answer = json.dumps({"Jobs": {"8.polaris": told}})
+    command(tmp_path, "qstat", f"test \"$*\" = '-f -F json 8.polaris' && echo '{answer}'", monkeypatch)
+    assert 2990 < (seconds_left(Allocation("pbs", "8.polaris", 1, 1)) or 0) < 3001
+    command(tmp_path, "qstat", "exit 1", monkeypatch)
+    assert seconds_left(Allocation("pbs", "8.polaris", 1, 1)) is None
+
+
+def command(folder: Path, name: str, script: str, monkeypatch) -> None:
+    """A command of the batch system that does what a shell script says."""
+    (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+    (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
 
 
 def test_doctor_says_what_a_site_lacks_here(load, tmp_path, monkeypatch):

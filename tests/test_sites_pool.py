@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sqlite3
 import subprocess
 import sys
 import time
@@ -64,9 +66,22 @@ def test_stages_run_on_their_own_workers_of_one_node(pool, tmp_path):
     for variable, value in same.items():
         assert found["parse", variable] == found["encode", variable] == value
     assert (found["parse", "OMP_NUM_THREADS"], found["encode", "OMP_NUM_THREADS"]) == ("1", "3")
-    assert (found["parse", "CUDA_VISIBLE_DEVICES"], found["encode", "CUDA_VISIBLE_DEVICES"]) == (None, "7")
+    assert (found["parse", "CUDA_VISIBLE_DEVICES"], found["encode", "CUDA_VISIBLE_DEVICES"]) == ("", "7")
     assert (tmp_path / "tmp").is_dir()
     assert len(list((tmp_path / "my run" / "000" / "submit_scripts").glob("*.sh"))) == 1, "one job for both"
+
+
+def test_parsls_monitoring_lists_the_tasks_in_the_runs_folder(site, tmp_path):
+    pytest.importorskip("sqlalchemy")
+    pool = Pool(site.model_copy(update={"monitoring": True}), tmp_path / "run", n_tasks=3)
+    for number in range(3):
+        pool.submit(("parse", number), abs, -number)
+    results(pool)
+    pool.close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "run" / "monitoring.db")) as database:
+        tries = database.execute("select task_try_time_running, task_try_time_returned from try").fetchall()
+    assert len(tries) == 3
+    assert all(began and ended for began, ended in tries)
 
 
 def test_a_lost_parsl_is_started_again_with_what_was_in_flight(pool):
@@ -102,6 +117,11 @@ def test_a_lost_worker_and_a_lost_node_are_told_apart(pool, site, tmp_path):
     wait_until(lambda: "Received executor task 4" in log_of(tmp_path, "worker_0.log"))
     manager.kill()
     assert isinstance(results(pool)["parse", "hangs"], NodeLostError)
+    pool.submit(("parse", "after"), abs, -3)
+    pool.submit(("encode", "after"), abs, -3)
+    assert results(pool) == {("parse", "after"): 3, ("encode", "after"): 3}, (
+        "the other pool's workers do not hold it up"
+    )
 
 
 def test_a_run_gives_each_stage_to_its_pool(sources, built, tmp_path, site):

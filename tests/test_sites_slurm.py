@@ -185,3 +185,40 @@ def test_inside_a_job_its_nodes_are_used(slurm, papers, undisturbed, tmp_path):
     assert done.returncode == 0, (tmp_path / "log").read_text()
     assert contents(root) == undisturbed
     assert len(list(root.glob("runs/*/parsl/*/cores/block-0/*/manager.log"))) == 2, "a pool on each node"
+
+
+def test_two_jobs_share_a_collection_and_one_finishes_what_the_other_leaves(slurm, papers, undisturbed, tmp_path):
+    root, held = tmp_path / "c", tmp_path / "held"
+    changes = {"extends": "allocation", "heartbeat": 1, "pools": {"cores": {"workers": 1}}}
+    (tmp_path / "one.yaml").write_text(yaml.safe_dump(changes))
+
+    def submit(held: Path | str) -> str:
+        script = tmp_path / "script"
+        command = [sys.executable, str(DRIVER), str(tmp_path / "one.yaml"), str(root), str(held), str(papers)]
+        directives = f"#SBATCH --nodes=1 --exclusive --output={tmp_path / 'log'}-%j"
+        script.write_text(f"#!/bin/bash\n{directives}\n{shlex.join(command)}\n")
+        return subprocess.check_output(["sbatch", "--parsable", script], env=environment(slurm), text=True).strip()
+
+    def log(job: str) -> str:
+        return (tmp_path / f"log-{job}").read_text()
+
+    first = submit(held)
+    wait_until(lambda: held.exists() or first not in slurm.jobs(), 120)
+    assert held.exists(), log(first)
+    second = submit("")
+    wait_until(lambda: '"event": "waiting"' in "".join(events_of(root)) or second not in slurm.jobs(), 180)
+    assert second in slurm.jobs(), log(second)
+    waiting = next(json.loads(line) for line in "".join(events_of(root)).splitlines() if '"waiting"' in line)
+    assert f"batch job {first}" in waiting["others"][0]
+    assert 0 < Collection(root).manifest().counts.shards < 4
+    slurm.run("scancel", first)
+    wait_until(lambda: second not in slurm.jobs(), 180)
+    assert contents(root) == undisturbed
+    assert not unnamed(root)
+    done = [json.loads(line) for text in events_of(root) for line in text.splitlines()]
+    tasks = [(one["stage"], one["shard"], one["part"]) for one in done if one["event"] == "part_done"]
+    assert len(tasks) == len(set(tasks)), "nothing twice"
+
+
+def events_of(root: Path) -> list[str]:
+    return [path.read_text() for path in root.glob("runs/*/events.jsonl")]

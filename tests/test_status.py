@@ -60,7 +60,8 @@ def test_a_failed_part_is_waited_for_by_no_stage(tmp_path):
     planted = running(parts=5, done=4)
     planted.trouble(41, "part_failed", "chunk", 0, "n0")
     stages = {stage.name: stage.tally for stage in status_of(planted.write(tmp_path), BEGIN + 45).stages}
-    assert (stages["chunk"].done, stages["encode"].done, stages["build"].done) == (8, 8, 0)
+    assert (stages["chunk"].done, stages["encode"].done, stages["build"].done) == (8, 0, 0)
+    assert (stages["chunk"].total, stages["encode"].total, stages["build"].total) == (40, 32, 1)
     assert (stages["chunk"].quarantined, stages["encode"].quarantined) == (8, 0)
 
 

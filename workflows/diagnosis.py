@@ -10,6 +10,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from hiperrag.counted import counted
 from hiperrag.workflows.observe import Status
 from hiperrag.workflows.progress import duration
 from hiperrag.workflows.tasklog import Failure, Floats, Mask, Numbers, TaskLog
@@ -86,7 +87,7 @@ def _ending(status: Status, log: TaskLog) -> Iterator[Symptom]:
         oldest = min(log.waiting, key=lambda task: log.waiting[task])
         age = duration(status.last_sign - log.waiting[oldest])
         named = f"the oldest, {_task(*oldest)}, for {age}"
-        yield Symptom("in_flight", "note", f"in flight: {len(log.waiting)}, {named}")
+        yield Symptom("in_flight", "note", f"in flight: {counted(len(log.waiting), 'task')}, {named}")
 
 
 def _task(stage: str, shard: int, part: int) -> str:
@@ -99,20 +100,23 @@ def _failures(log: TaskLog) -> Iterator[Symptom]:
     for host, number in failed.most_common():
         others = [(failed[other], tasks[other] + failed[other]) for other in {*tasks, *failed} - {host}]
         if others and _is_worse(number, tasks[host] + number, others):
-            rest = sum(count for count, _ in others)
+            elsewhere = f"{sum(count for count, _ in others)} on {counted(len(others), 'other host')}"
             yield Symptom(
                 "failing_host",
                 "fault",
-                f"host {host} fails: {number} of {tasks[host] + number} tasks, on the {len(others)} others {rest}",
+                f"host {host} fails: {number} of {counted(tasks[host] + number, 'task')}, {elsewhere}",
                 "leave it out of the next job, and tell the site's staff",
             )
     lost = [failure for failure in log.failures if failure.kind == "worker_lost"]
     if lost:
-        yield Symptom("lost_workers", "note", f"{len(lost)} workers lost {_on_hosts(lost)}; their tasks ran again")
+        again = "its task" if len(lost) == 1 else "their tasks"
+        what = f"{counted(len(lost), 'worker')} lost {_on_hosts(lost)}; {again} ran again"
+        yield Symptom("lost_workers", "note", what)
     parts = [failure for failure in log.failures if failure.kind == "part_failed"]
     for stage, number in Counter(failure.stage for failure in parts).most_common():
         message = Counter(failure.message for failure in parts if failure.stage == stage).most_common(1)[0][0]
-        yield Symptom("failed_parts", "fault", f"{number} parts failed in {stage}, such as by {message}")
+        what = f"{counted(number, 'part')} failed in {stage}{', such as' if number > 1 else ''} by {message}"
+        yield Symptom("failed_parts", "fault", what, "run the same command again, which tries them anew")
 
 
 def _on_hosts(failures: list[Failure]) -> str:
@@ -267,9 +271,8 @@ def limiting_stage(log: TaskLog) -> tuple[str, float, Pool]:
 def _limits(log: TaskLog) -> Iterator[Symptom]:
     name, share, pool = limiting_stage(log)
     used = usage(log)
-    shared = (
-        f"{100 * share:.0f} % of the work of its {len(pool.workers)} workers, which are {100 * pool.busy:.0f} % busy"
-    )
+    workers, are = counted(len(pool.workers), "worker"), "is" if len(pool.workers) == 1 else "are"
+    shared = f"{100 * share:.0f} % of the work of its {workers}, which {are} {100 * pool.busy:.0f} % busy"
     if pool.busy < 0.6 and used.gaps > 0.2:
         waits = f"workers wait {100 * used.gaps:.0f} % of the time between tasks"
         yield Symptom("limit", "note", f"the main process or its supply of tasks limits throughput: {waits}")
@@ -279,7 +282,7 @@ def _limits(log: TaskLog) -> Iterator[Symptom]:
 def _idle(log: TaskLog) -> Iterator[Symptom]:
     used, seen = usage(log), len(log.workers)
     if used.workers > seen:
-        what = f"{used.workers - seen} of {used.workers} workers never got a task"
+        what = f"{used.workers - seen} of {counted(used.workers, 'worker')} never got a task"
         yield Symptom("idle_workers", "note", what, "ask for fewer, or for smaller parts")
     for pool in pools(log):
         busy = used.per_worker[pool.workers]
@@ -287,7 +290,7 @@ def _idle(log: TaskLog) -> Iterator[Symptom]:
         idle = [(worker, share) for worker, share in zip(pool.workers, busy, strict=True) if share < 0.5 * usual]
         if idle:
             named = ", ".join(f"{log.workers[worker]} {100 * share:.0f} %" for worker, share in idle[:NAMED])
-            what = f"{len(idle)} workers less than half as busy as the usual {100 * usual:.0f} %: {named}"
+            what = f"{counted(len(idle), 'worker')} less than half as busy as the usual {100 * usual:.0f} %: {named}"
             yield Symptom("idle_workers", "note", what + (", …" if len(idle) > NAMED else ""))
     parts = f"{100 * used.starting:.0f} % starting, {100 * used.gaps:.0f} % between tasks, {100 * used.tail:.0f} % tail"
     yield Symptom("usage", "fact", f"workers were busy {100 * used.busy:.0f} % of {duration(used.seconds)} ({parts})")

@@ -17,8 +17,9 @@ import numpy as np
 
 from hiperrag.errors import UserError
 from hiperrag.workflows.observe import find_run
+from hiperrag.workflows.plan import LEAST_SECONDS, PARTS_PER_WORKER
 from hiperrag.workflows.rates import UNITS, Clock, Rate, Rates
-from hiperrag.workflows.settings import IndexSettings
+from hiperrag.workflows.settings import IndexSettings, PartSettings
 from hiperrag.workflows.sites import Site
 from hiperrag.workflows.tasklog import Floats, read_tasks
 
@@ -139,10 +140,10 @@ class _Step:
 def forecast(campaign: Campaign, site: Site, rates: Rates, settings: IndexSettings | None = None) -> Forecast:
     """Forecast a campaign on a site; UserError when it cannot run there."""
     parts = (settings or IndexSettings()).parts
-    n_parts = max(1, -(-campaign.documents // parts.files_per_part))
-    n_shards = -(-n_parts // parts.parts_per_shard)
     rng = np.random.default_rng(0)
     shape = _shape(campaign, rates, rng)
+    n_parts = -(-campaign.documents // _documents_per_part(campaign, site, rates, shape, parts))
+    n_shards = -(-n_parts // parts.parts_per_shard)
     steps = _steps(campaign, site, rates, shape, n_parts, rng)
     groups = _split(site, steps, campaign.nodes or sum(site.nodes(pools[0]) for pools in site.groups().values()))
     n_nodes = sum(group.nodes for group in groups)
@@ -173,6 +174,21 @@ def forecast(campaign: Campaign, site: Site, rates: Rates, settings: IndexSettin
         files=int(rates.storage.files_per_part * n_parts + rates.storage.files_per_shard * n_shards),
         notes=_notes(site, steps, rates, campaign),
     )
+
+
+def _documents_per_part(campaign: Campaign, site: Site, rates: Rates, shape: _Shape, parts: PartSettings) -> int:
+    """As many as `plan` puts into a part, by the seconds of the stage that takes longest."""
+    n_workers = site.n_workers
+    if campaign.nodes:
+        n_workers = sum(map(site.workers_per_node, site.active_pools)) * campaign.nodes // len(site.groups())
+    work = [
+        float(shape.units(stage, 0.0)[0]) * rates.of(stage, _accelerator(site, stage, rates)).seconds
+        for stage in UNITS
+        if stage != "recognise"
+    ]
+    each = max(work) / campaign.documents
+    target = min(parts.target_seconds, max(LEAST_SECONDS, max(work) / (PARTS_PER_WORKER * n_workers)))
+    return max(1, min(parts.files_per_part, int(target / each)))
 
 
 def _steps(

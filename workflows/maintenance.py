@@ -54,7 +54,7 @@ def delete_documents(root: Path, names: Sequence[str], where: Filter | None, und
     """
     collection = Collection(root)
     collection.manifest()
-    with collection.sole_writer():
+    with collection.sole_writer("delete") as claims:
         collection.remove_temporary_files()
         manifest = collection.manifest()
         collection.collect_garbage(manifest, ("deletions",))
@@ -71,6 +71,7 @@ def delete_documents(root: Path, names: Sequence[str], where: Filter | None, und
         shards = [mark_deleted(collection, entry, gone) for entry in manifest.shards]
         before = manifest.counts.deleted
         manifest = _replace(manifest, shards, deleted=write_deleted_documents(collection, gone))
+        claims.check()
         collection.commit(manifest)
         collection.collect_garbage(manifest, ("deletions",))
         return Deleted(sorted(found[doc_id] for doc_id in changed), abs(manifest.counts.deleted - before))
@@ -110,7 +111,7 @@ def compact(
     """
     collection = Collection(root)
     collection.manifest()
-    with collection.sole_writer():
+    with collection.sole_writer("compact") as claims:
         collection.remove_temporary_files()
         manifest = collection.manifest()
         before = len(manifest.shards)
@@ -123,8 +124,10 @@ def compact(
                 continue
             done.append(_rewrite(collection, manifest, group, number, manifest.deleted))
             rest = [entry for later in groups[number + 1 :] for entry in later]
+            claims.check()
             collection.commit(_replace(manifest, [*done, *rest]))
         manifest = _replace(manifest, done)
+        claims.check()
         collection.commit(manifest)
         collection.collect_garbage(manifest, ("shards", "deletions"))
         report(len(groups), len(groups))
@@ -203,11 +206,12 @@ def merge(roots: Sequence[Path], to: Path) -> Manifest:
     to = to.absolute()
     target = Collection(to.with_name(f"{TEMPORARY_MARK}merge-{to.name}"))
     target.root.mkdir(parents=True, exist_ok=True)
-    with target.sole_writer():
+    with target.sole_writer("merge") as claims:
         target.remove_all()  # what a killed merge left
         try:
             merged = _merge_into(target, sources, manifests)
             target.root.replace(to)
+            claims.moved(Collection(to).claims)
         except BaseException:
             shutil.rmtree(target.root, ignore_errors=True)
             raise

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import multiprocessing
+import signal
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -173,6 +176,26 @@ class _Log:
         write_records(self._folder / "quarantine.parquet", Quarantined, quarantined)
 
 
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Hold interrupts back while a process is started, which would print a traceback if that were broken off.
+
+    The process inherits that SIGINT is blocked, so that Ctrl-C is for the main process alone, which then ends it.
+    """
+    came: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in numbers}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for late in came:
+            signal.raise_signal(late)
+
+
 class _Painters:
     """Processes that draw; a page that costs one its life costs its document the pictures and nothing else."""
 
@@ -188,7 +211,8 @@ class _Painters:
         if self._pool is None:
             self._pool = ProcessPoolExecutor(self._n, multiprocessing.get_context("spawn"))
         try:
-            self._drawing.append(self._pool.submit(export.write_pictures, item, document, crops, pages))
+            with _uninterrupted():
+                self._drawing.append(self._pool.submit(export.write_pictures, item, document, crops, pages))
         except BrokenProcessPool:
             self._pool = None
             self.paint(item, document, crops, pages)

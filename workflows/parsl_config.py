@@ -7,10 +7,12 @@ import shlex
 import socket
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 from parsl.config import Config
 from parsl.executors import HighThroughputExecutor
 from parsl.executors.high_throughput.executor import DEFAULT_LAUNCH_CMD
@@ -19,11 +21,13 @@ from parsl.jobs.errors import TooManyJobFailuresError
 from parsl.jobs.states import JobState, JobStatus
 from parsl.launchers import MpiExecLauncher, SingleNodeLauncher, SrunLauncher
 from parsl.launchers.base import Launcher
+from parsl.monitoring import MonitoringHub
 from parsl.providers import LocalProvider, PBSProProvider, SlurmProvider
 from parsl.providers.base import ExecutionProvider
 
 from hiperrag.errors import UserError
 from hiperrag.workflows.sites import Job, Site
+from hiperrag.workflows.tethered import call_tethered
 
 SCRIPTS = Path(sys.executable).parent
 FAILED_STARTS_ALLOWED = 3
@@ -55,9 +59,13 @@ class NodeExecutor(HighThroughputExecutor):  # type: ignore[misc]
         return workers
 
     def _get_launch_command(self, block_id: str) -> str:
-        commands = [super()._get_launch_command(block_id)]
+        commands: list[str] = [super()._get_launch_command(block_id)]
         commands += [guest._get_launch_command(block_id) for guest in self.guests]
-        return commands[0] if len(commands) == 1 else " & ".join(commands) + " & wait"
+        if len(commands) == 1:
+            return commands[0]
+        # Where one ends in disorder, all do: then another job is asked for, whereas half a one would be waited for.
+        together = "while wait -n; do :; done; kill $(jobs -p) 2>/dev/null; wait"
+        return " & ".join(commands) + f" & {together}"
 
 
 class _Slurm(SlurmProvider):  # type: ignore[misc]
@@ -89,7 +97,28 @@ def parsl_config(site: Site, run_dir: Path, n_tasks: int, elsewhere: bool = Fals
         strategy="simple",  # asks for jobs again when those there were have ended
         strategy_period=2 if is_local else min(10, site.poll),
         max_idletime=SECONDS_IDLE,
+        monitoring=_monitoring(site, run_dir) if site.monitoring else None,
         usage_tracking=0,
+    )
+
+
+def _monitoring(site: Site, run_dir: Path) -> MonitoringHub:
+    """Parsl's monitoring: when each task began and ended, and where; what it took is in the run's own log.
+
+    One process writes the database, so it does without the locks that network file systems break. That process and the
+    one that receives messages end with the main process, however it ends.
+    """
+    site.check_monitoring()
+    for module, name in (
+        ("parsl.monitoring.monitoring", "dbm_starter"),
+        ("parsl.monitoring.radios.zmq_router", "zmq_router_starter"),
+    ):
+        setattr(sys.modules[module], name, partial(call_tethered, os.getpid(), module, name))
+    database = quote(str(run_dir / "monitoring.db"))
+    return MonitoringHub(
+        logging_endpoint=f"sqlite:///file:{database}?nolock=1&uri=true",
+        resource_monitoring_interval=0,  # else it forks the worker for every task
+        workflow_name="hiperrag",
     )
 
 
@@ -171,7 +200,8 @@ def _tether() -> list[str]:
 def _launch_command(site: Site, name: str) -> str:
     """The command that starts a pool on a node; on the main process's own machine it ends with that process."""
     script = [str(SCRIPTS / "process_worker_pool.py")]
-    start = shlex.join([*_tether(), *script] if site.scheduler == "local" else [sys.executable, "-P", *script])
+    watched = [sys.executable, "-P", "-m", "hiperrag.workflows.node_watch"]
+    start = shlex.join([*(_tether() if site.scheduler == "local" else watched), *script])
     threads = str(site.active_pools[name].threads)
     variables = {
         "OMP_NUM_THREADS": threads,
@@ -181,6 +211,7 @@ def _launch_command(site: Site, name: str) -> str:
         "PYTHONSAFEPATH": "1",
         **({"TMPDIR": site.tmpdir} if site.tmpdir else {}),
         **({"HIPERRAG_NODE_LOCAL": site.node_local} if site.node_local else {}),
+        **({"CUDA_VISIBLE_DEVICES": ""} if _hides_gpus(site, name) else {}),
         **site.environment,
     }
     assignments = " ".join(f'{key}="{value}"' for key, value in variables.items())  # $USER and the like are resolved
@@ -189,6 +220,12 @@ def _launch_command(site: Site, name: str) -> str:
     prepare += f"mkdir -p {folders}; " if folders else ""
     pool = DEFAULT_LAUNCH_CMD.replace("process_worker_pool.py", start, 1)
     return f"( {prepare}exec env {assignments} {pool} )"
+
+
+def _hides_gpus(site: Site, name: str) -> bool:
+    """Whether a pool's workers must not all take to the first GPU, because it belongs to another pool."""
+    pools = site.active_pools
+    return not pools[name].accelerator_names and any(pool.accelerator_names for pool in pools.values())
 
 
 # Where the main process is reached

@@ -1,7 +1,8 @@
 """Which input belongs to which part and shard; kept in the collection, so that a rerun cuts the work the same way.
 
 The plan (`inputs.parquet`) is written before the work begins. A rerun after a kill finds the same parts, whose
-identities name the files that are already there; files added later get parts and shards of their own.
+identities name the files that are already there; files added later get parts and shards of their own. Parts are cut
+such that their longest stage takes about a target time.
 """
 
 from __future__ import annotations
@@ -10,18 +11,32 @@ import dataclasses
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hiperrag.collection import Collection
 from hiperrag.errors import UserError
 from hiperrag.files import atomic_file
+from hiperrag.parsing.inputs import file_name
+from hiperrag.parsing.row_files import UNKNOWN
 from hiperrag.parsing.sources import Input
 from hiperrag.workflows.settings import PartSettings
 
+ROWS_PER_GROUP = 4096
+PARTS_PER_WORKER = 4
+"""So many new parts for each worker, where there is enough to do, so that all end at about the same time."""
+LEAST_SECONDS = 2.0
+"""Parts are not made smaller than this for the sake of more workers: a task costs 0.1 s beside its work."""
 Key = tuple[str, str, int]
 """What makes two listings of an input the same input: path, archive member, first row."""
+
+_SCHEMA = pa.schema(
+    [(field.name, pa.int64() if field.type == "int" else pa.string()) for field in dataclasses.fields(Input)]
+    + [("shard", pa.int32()), ("part", pa.int32()), ("duplicate_of", pa.string())]
+)
 
 
 @dataclasses.dataclass(slots=True)
@@ -75,36 +90,81 @@ def load_plan(collection: Collection) -> Plan:
 
 
 def save_plan(collection: Collection, plan: Plan) -> None:
-    """Write the plan, atomically."""
-    rows = [
-        {**dataclasses.asdict(item), "shard": s, "part": p, "duplicate_of": ""}
-        for s, shard in enumerate(plan.shards)
-        for p, part in enumerate(shard)
-        for item in part
+    """Write the plan, atomically; row groups hold whole shards, so that one can be read without the others."""
+    shards = [
+        [
+            {**dataclasses.asdict(item), "shard": number, "part": position, "duplicate_of": ""}
+            for position, part in enumerate(shard)
+            for item in part
+        ]
+        for number, shard in enumerate(plan.shards)
     ]
-    rows += [
+    left_out = [
         {**dataclasses.asdict(item), "shard": -1, "part": -1, "duplicate_of": kept} for item, kept in plan.duplicates
     ]
-    schema = pa.schema(
-        [(field.name, pa.int64() if field.type == "int" else pa.string()) for field in dataclasses.fields(Input)]
-        + [("shard", pa.int32()), ("part", pa.int32()), ("duplicate_of", pa.string())]
-    )
-    with atomic_file(collection.inputs_path) as temporary:
-        pq.write_table(pa.Table.from_pylist(rows, schema=schema), temporary, compression="zstd")
+    with (
+        atomic_file(collection.inputs_path) as temporary,
+        pq.ParquetWriter(temporary, _SCHEMA, compression="zstd") as writer,
+    ):
+        rows: list[dict[str, Any]] = []
+        for group in [*shards, left_out]:
+            rows += group
+            if len(rows) >= ROWS_PER_GROUP:
+                writer.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA))
+                rows = []
+        writer.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA))
+
+
+class PlanFile:
+    """The shards of a saved plan, read one at a time: in memory are a few bytes a shard and one row group."""
+
+    def __init__(self, collection: Collection) -> None:
+        self._file = pq.ParquetFile(collection.inputs_path)
+        self._groups: list[int] = []
+        """The row group in which each shard begins."""
+        for group in range(self._file.num_row_groups):
+            shards = self._file.read_row_group(group, columns=["shard"])["shard"].to_numpy()
+            last = int(shards.max(initial=-1))
+            self._groups += [group] * (last + 1 - len(self._groups))
+        self._open: tuple[int, pa.Table] | None = None
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+    def shard(self, number: int) -> list[list[Input]]:
+        """The inputs of the parts of a shard."""
+        group = self._groups[number]
+        if not self._open or self._open[0] != group:
+            self._open = None
+            self._open = group, self._file.read_row_group(group)
+        table = self._open[1]
+        numbers = table["shard"].to_numpy()
+        rows = np.flatnonzero(numbers == number)
+        parts: dict[int, list[Input]] = defaultdict(list)
+        for row in table.slice(rows[0], rows[-1] + 1 - rows[0]).to_pylist():
+            shard, part = row.pop("shard"), row.pop("part")
+            del row["duplicate_of"]
+            if shard == number:
+                parts[part].append(Input(**row))
+        return [parts[part] for part in sorted(parts)]
 
 
 def extend_plan(
     plan: Plan,
     found: Sequence[Input],
-    committed: Callable[[list[list[Input]]], bool],
+    known: Callable[[Sequence[Input]], bool],
     read: Callable[[Input], bytes],
     settings: PartSettings,
+    seconds: Callable[[Input], float],
+    n_workers: int = 1,
+    shared: bool = False,
 ) -> Plan:
     """The plan of this run: `plan` brought up to date with the inputs found, new inputs appended.
 
-    Committed shards stay, with changed inputs exchanged in place. Shards that an interrupted run left unfinished
-    keep those inputs that were asked for again. `committed(shard)` tells which is which; `read` gives the bytes
-    of a file, and is called only for files whose size equals that of another.
+    Committed shards, all of whose parts are `known`, stay, with changed inputs exchanged in place. Shards that an
+    interrupted run left unfinished keep those inputs that were asked for again. `read` gives the bytes of a file, and
+    is called only for files whose size equals that of another; `seconds` guesses what an input costs. A plan that is
+    `shared` with other jobs keeps all inputs.
     """
     current = {key(item): item for item in found}
     row_files = {(item.path, item.member) for item in found if item.kind == "rows"}
@@ -121,41 +181,80 @@ def extend_plan(
 
     shards = []
     for shard in plan.shards:
-        done = committed(shard)
+        done = shared or all(known_pieces(part, known) for part in shard)
         parts = [part for part in (renew(part, done) for part in shard) if part]
         if parts:
             shards.append(parts)
     result = Plan(shards)
     planned = {key(item) for item in result.inputs}
-    duplicates = {key(item): (item, kept) for item, kept in plan.duplicates}
+    sources = {item.source for item in result.inputs}
+    duplicates = {key(item): (item, kept) for item, kept in plan.duplicates if kept in sources}
     fresh = []
     for item in found:
-        known = duplicates.get(key(item))
-        is_known_duplicate = known is not None and dataclasses.replace(known[0], source=item.source) == item
+        twin = duplicates.get(key(item))
+        is_known_duplicate = twin is not None and dataclasses.replace(twin[0], source=item.source) == item
         if key(item) not in planned and not is_known_duplicate:
             planned.add(key(item))
             duplicates.pop(key(item), None)
             fresh.append(item)
     fresh, new_duplicates = _without_duplicates(result.inputs, fresh, read)
     result.duplicates = [*duplicates.values(), *new_duplicates]
-    parts = _cut(fresh, settings)
+    parts = _cut(fresh, settings, seconds, n_workers)
     for start in range(0, len(parts), settings.parts_per_shard):
         result.shards.append(parts[start : start + settings.parts_per_shard])
     return result
 
 
-def _cut(inputs: Sequence[Input], settings: PartSettings) -> list[list[Input]]:
-    """Consecutive inputs of one kind, bounded in number."""
+def _cut(
+    inputs: Sequence[Input], settings: PartSettings, seconds: Callable[[Input], float], n_workers: int
+) -> list[list[Input]]:
+    """Consecutive inputs of one kind, bounded in number and in seconds."""
+    costs = [seconds(item) for item in inputs]
+    target = min(settings.target_seconds, max(LEAST_SECONDS, sum(costs) / (PARTS_PER_WORKER * n_workers)))
     parts: list[list[Input]] = []
-    room = 0
-    for item in inputs:
-        limit = settings.rows_per_part if item.kind == "rows" else settings.files_per_part
-        if not parts or parts[-1][-1].kind != item.kind or weight(item) > room:
+    room, time_left = 0, 0.0
+    for item, cost in zip(inputs, costs, strict=True):
+        if not parts or parts[-1][-1].kind != item.kind or weight(item) > room or cost > time_left:
             parts.append([])
-            room = limit
+            room = settings.rows_per_part if item.kind == "rows" else settings.files_per_part
+            time_left = target
         parts[-1].append(item)
         room -= weight(item)
+        time_left -= cost
     return parts
+
+
+# Poison: inputs that make a stage fail
+
+
+def halves(inputs: Sequence[Input]) -> tuple[list[Input], list[Input]] | None:
+    """The two halves of a part, None for a single PDF or row.
+
+    A range of rows that is cut has `row_offset` UNKNOWN where the place in the file would have to be looked for.
+    """
+    if len(inputs) > 1:
+        middle = len(inputs) // 2
+        return list(inputs[:middle]), list(inputs[middle:])
+    item = inputs[0]
+    if weight(item) == 1:
+        return None
+    middle = (item.start + item.stop) // 2
+    place = item.row_offset if file_name(item).endswith(".parquet") else UNKNOWN
+    second = item.size * (item.stop - middle) // weight(item)
+    return (
+        [dataclasses.replace(item, stop=middle, size=item.size - second)],
+        [dataclasses.replace(item, start=middle, size=second, row_offset=place)],
+    )
+
+
+def known_pieces(part: Sequence[Input], known: Callable[[Sequence[Input]], bool]) -> list[list[Input]]:
+    """The part itself if it is known, or the pieces into which an earlier run split it; empty if it is unknown."""
+    if known(part):
+        return [list(part)]
+    pair = halves(part)
+    first = known_pieces(pair[0], known) if pair else []
+    second = known_pieces(pair[1], known) if pair and first else []
+    return first + second if second else []
 
 
 def _without_duplicates(

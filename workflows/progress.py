@@ -12,6 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 SECONDS_BETWEEN_LINES = 10.0
+SECONDS_BETWEEN_PICTURES = 0.1
 
 
 @dataclasses.dataclass(slots=True)
@@ -76,11 +77,21 @@ class Progress:
             entry.finished = time.monotonic()
         self.refresh()
 
+    def leave_out(self, stage: str, units: int) -> None:
+        """`units` will not come to this stage, because an earlier one failed on them."""
+        self.stages[stage].total -= units
+
+    def say(self, text: str) -> None:
+        """Print a line above the display."""
+        self._console.print(text, highlight=False, soft_wrap=True)
+
     def refresh(self) -> None:
         """Draw the present state."""
         now = time.monotonic()
         if self._live:
-            self._live.update(self._table(now), refresh=True)
+            if now - self._last_line >= SECONDS_BETWEEN_PICTURES:
+                self._live.update(self._table(now), refresh=True)
+                self._last_line = now
         elif now - self._last_line >= SECONDS_BETWEEN_LINES:
             self._print_line(now)
 

@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hiperrag.collection import Collection
-from hiperrag.errors import UserError
+from hiperrag.errors import UserError, first_mistake
 from hiperrag.workflows.diagnosis import first_of_worker
 from hiperrag.workflows.observe import run_folders
 from hiperrag.workflows.tasklog import Floats, TaskLog, read_tasks
@@ -115,11 +115,10 @@ def load_rates(path: Path) -> Rates:
     try:
         return Rates.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except (OSError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: cannot be read ({' '.join(str(error).split())[:200]})") from None
+        reason = error.strerror if isinstance(error, OSError) else " ".join(str(error).split())[:200]
+        raise UserError(f"{path}: cannot be read ({reason})") from None
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise UserError(f"{path}: no file of rates ({where}: {first['msg']}); make one with `plan --save`") from None
+        raise UserError(f"{path}: no file of rates ({first_mistake(error)}); make one with `plan --save`") from None
 
 
 def save_rates(rates: Rates, path: Path) -> None:

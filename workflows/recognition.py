@@ -23,6 +23,7 @@ from hiperrag.parsing.sources import Input
 from hiperrag.records import Document, PageRecord, Quarantined, read_documents, read_quarantined, write_records
 from hiperrag.workflows.settings import IndexSettings, ParseSettings
 from hiperrag.workflows.stages import Outcome, PartNames
+from hiperrag.workflows.staging import staged_inputs
 
 Pages = dict[int, list[int]]
 """Positions of documents within their part -> their pages to recognise."""
@@ -78,9 +79,9 @@ def recognise_part(
     surveyed = {document.source for document in survey}
     earlier = read_quarantined([collection.quarantine_path(names.documents)])
     quarantined = [entry for entry in earlier if entry.source not in surveyed]  # a killed attempt may have added some
-    by_source = {item.source: item for item in inputs}
     documents: list[Document] = []
-    with Sandbox(settings.parse.limits()) as sandbox:
+    with staged_inputs(inputs) as local, Sandbox(settings.parse.limits()) as sandbox:
+        by_source = {item.source: item for item in local}
         for position, read in enumerate(survey):
             item = by_source.get(read.source)  # rows of ready text have none, and no pages either
             pages = chosen.get(position, [])
@@ -89,8 +90,10 @@ def recognise_part(
                 documents.append(outcome)
             else:
                 quarantined.append(outcome)
-    write_records(collection.quarantine_path(names.documents), Quarantined, quarantined)
-    write_records(collection.documents_path(names.documents), Document, documents)
+    output = collection.documents_path(names.documents)
+    if not output.exists():  # else another worker that was given the same part was first
+        write_records(collection.quarantine_path(names.documents), Quarantined, quarantined)
+        write_records(output, Document, documents)
     names.output(collection, "parse").unlink(missing_ok=True)
     n_pages = sum(map(len, chosen.values()))
     return Outcome(len(documents), len(quarantined), time.perf_counter() - started, n_pages=n_pages)

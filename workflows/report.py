@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hiperrag.counted import counted
 from hiperrag.files import write_text_atomic
 from hiperrag.workflows import drawing
 from hiperrag.workflows.diagnosis import diagnose, limiting_stage, usage
@@ -48,7 +49,7 @@ def render(status: Status, log: TaskLog) -> str:
         legend = drawing.legend(log.stages, colours)
         sections += [
             _section("Throughput", _throughput(log, colours, unit, divisor)),
-            _section("Workers", legend + _gantt(log, colours, unit, divisor) + _usage(log)),
+            _section("Workers", legend + _gantt(log, colours, unit, divisor) + _usage(status, log)),
             _section("Shares of the workers' time", _shares(log, colours)),
             _section("Hosts", _hosts(log)),
         ]
@@ -68,7 +69,7 @@ def _head(status: Status) -> str:
     began = datetime.datetime.fromtimestamp(status.started, datetime.UTC)
     facts = (
         f"{status.state} ({status.why}) · began {began:%Y-%m-%d %H:%M:%S} UTC · "
-        f"{duration(status.last_sign - status.started)} · site {status.site} · {status.workers} workers"
+        f"{duration(status.last_sign - status.started)} · site {status.site} · {counted(status.workers, 'worker')}"
     )
     return f'<h1>Run {_text(status.run)}</h1>\n<p class="note">{_text(facts)}</p>\n'
 
@@ -120,7 +121,7 @@ def _throughput(log: TaskLog, colours: dict[str, int], unit: str, divisor: float
         return '<p class="note">No documents: only shards were built.</p>'
     middles = [float(at) for at in ((edges[:-1] + edges[1:]) / 2 - begin) / divisor]
     limiting, *_ = limiting_stage(log)
-    top = 1.5 * max(series.get(limiting) or next(iter(series.values())))
+    top = drawing.nice(1.5 * max(series.get(limiting) or next(iter(series.values()))))
     picture = drawing.lines(middles, series, colours, unit, "documents per minute", top)
     cut = any(max(values) > top for values in series.values())
     said = '<p class="note">Bursts of quicker stages are cut off.</p>' if cut else ""
@@ -167,11 +168,12 @@ def _gantt(log: TaskLog, colours: dict[str, int], unit: str, divisor: float) -> 
     return picture + said
 
 
-def _usage(log: TaskLog) -> str:
+def _usage(status: Status, log: TaskLog) -> str:
     used = usage(log)
     return (
-        f'<p class="note">{used.workers} workers: {100 * used.busy:.1f} % busy, {100 * used.starting:.1f} % before '
-        f"their first task, {100 * used.gaps:.1f} % between tasks, {100 * used.tail:.1f} % after their last.</p>"
+        f'<p class="note">{counted(used.workers, "worker")}: {100 * used.busy:.1f} % busy, {100 * used.starting:.1f} % '
+        f"before their first task, {100 * used.gaps:.1f} % between tasks, {100 * used.tail:.1f} % after their last. "
+        f"The first task began {duration(float(log.started.min()) - status.started)} after the run.</p>"
     )
 
 
@@ -197,7 +199,7 @@ def _failures(log: TaskLog) -> str:
         return "<p>None.</p>"
     rows = [
         (
-            {"part_failed": "part failed", "worker_lost": "worker lost"}[failure.kind],
+            {"part_failed": "part failed", "part_split": "part split", "worker_lost": "worker lost"}[failure.kind],
             f"{failure.stage}, shard {failure.shard} part {failure.part}",
             failure.host or "–",
             failure.message,

@@ -83,11 +83,18 @@ class StorageSettings(_Settings):
 
 
 class PartSettings(_Settings):
-    """How much work a part and a shard hold."""
+    """How much work a part and a shard hold: a part is cut when it reaches one of the limits."""
 
-    files_per_part: int = Field(default=8, gt=0)
-    rows_per_part: int = Field(default=256, gt=0)
+    target_seconds: float = Field(default=60.0, gt=0)
+    """What the longest stage of a part is to take; less where there would not be parts enough for all workers."""
+    files_per_part: int = Field(default=64, gt=0)
+    rows_per_part: int = Field(default=4096, gt=0)
     parts_per_shard: int = Field(default=16, gt=0)
+
+    @property
+    def rows_per_input(self) -> int:
+        """Rows of ready text that are never cut apart, unless one of them is poison."""
+        return min(256, self.rows_per_part)
 
 
 class IndexSettings(_Settings):

@@ -10,6 +10,7 @@ import os
 import re
 from functools import cached_property
 from importlib import resources
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -145,6 +146,8 @@ class Site(_Part):
     batch system."""
     poll: int = Field(default=60, gt=0)
     """Seconds between questions to the batch system about the jobs."""
+    monitoring: bool = False
+    """Parsl's own monitoring: a database of tasks in the run's folder, for `parsl-visualize`."""
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
@@ -279,6 +282,13 @@ class Site(_Part):
         if self.scheduler not in ("slurm", "pbs"):
             return []
         return [field for field, value in _leaves(self.model_dump()) if value == FILL]
+
+    def check_monitoring(self) -> None:
+        """UserError when Parsl's monitoring is asked for and what it needs is not installed."""
+        if self.monitoring and not find_spec("sqlalchemy"):
+            raise UserError(
+                f"site {self.name}: monitoring: needs `pip install 'hiperrag[monitoring]'`; or leave it out"
+            )
 
     def check_filled(self) -> None:
         """UserError that names what is still to be filled in."""

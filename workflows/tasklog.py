@@ -112,14 +112,14 @@ def read_tasks(folder: Path) -> TaskLog:
         event = record["event"]
         if event == "planned":
             stages = _Names(record["stages"])
-        if event not in ("task_submitted", "part_done", "shard_built", "part_failed", "worker_lost"):
+        if event not in ("task_submitted", "part_done", "shard_built", "part_failed", "worker_lost", "part_split"):
             continue
         stage, shard, part = record.get("stage", "build"), record["shard"], record.get("part", 0)
         if event == "task_submitted":
             waiting[stage, shard, part] = record["time"]
             continue
         waiting.pop((stage, shard, part), None)
-        if event in ("part_failed", "worker_lost"):
+        if event in ("part_failed", "worker_lost", "part_split"):
             where = (stage, shard, part, record.get("host", ""))
             failures.append(Failure(record["time"], event, *where, record.get("message", "")))
         elif "started" in record:

@@ -6,12 +6,16 @@ wait for it forever. Ctrl-C is ignored here, because it is meant for the main pr
 
 from __future__ import annotations
 
+import importlib
 import os
 import runpy
 import select
 import signal
 import sys
 import threading
+from typing import Any
+
+from hiperrag.workflows.node_watch import start_watching
 
 
 def end_with(pid: int) -> None:
@@ -31,8 +35,16 @@ def end_with(pid: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+def call_tethered(pid: int, module: str, name: str, *args: Any, **kwargs: Any) -> None:
+    """Call a function of a module in this process, which ends with process `pid`."""
+    end_with(pid)
+    getattr(importlib.import_module(module), name)(*args, **kwargs)
+
+
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with(int(sys.argv[1]))
     sys.argv = sys.argv[2:]
+    if sys.argv[0].endswith("process_worker_pool.py"):
+        start_watching()
     runpy.run_path(sys.argv[0], run_name="__main__")

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import hiperrag
-from hiperrag.cli import ask, doctor, index, info, maintenance, models, parse, plan, search, sites, status
+from hiperrag.cli import ask, doctor, eval, index, info, maintenance, models, parse, plan, search, sites, status
 
 app = typer.Typer(
     name="hiperrag",
@@ -52,5 +52,6 @@ for command in (
     doctor.doctor,
     status.status,
     plan.plan,
+    eval.eval,
 ):
     app.command()(command)

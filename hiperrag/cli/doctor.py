@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hiperrag.cli.findings import Finding
+from hiperrag.counted import counted, sized
+from hiperrag.errors import UserError
 
 if TYPE_CHECKING:
     from hiperrag.collection import Collection, Manifest
@@ -20,22 +23,63 @@ if TYPE_CHECKING:
 LIBRARIES = ("torch", "transformers", "parsl", "pymupdf", "pyarrow", "numpy")
 FREE_GB_WANTED = 5
 MEMORY_GB_PER_WORKER = 2
+SHOWN = 20
+"""Removed files named one by one."""
 
 
 def doctor(
     collection: Annotated[Path | None, typer.Argument(metavar="COLLECTION|RUN")] = None,
     site: Annotated[str, typer.Option(metavar="NAME|FILE.yaml", help="Site to check for.")] = "local",
+    clean: Annotated[
+        bool,
+        typer.Option(
+            "--clean",
+            help="Instead of checking, remove what belongs to nothing: files that were half-written or replaced, and "
+            "what dead runs left. Finished parts of an interrupted run stay, for the rerun that resumes it.",
+        ),
+    ] = False,
+    clean_all: Annotated[
+        bool, typer.Option("--clean-all", help="As --clean, and give up the finished parts of interrupted runs too.")
+    ] = False,
 ) -> None:
     """Check whether this machine can run a site, verify every file of a collection, or say what slowed a run down.
 
     RUN is a folder COLLECTION/runs/ID. Exit 1 if something is wrong.
     """
+    if clean or clean_all:
+        _clean(collection, clean_all)
+        return
     findings = list(_examine(collection) if collection else _machine(site))
     for finding in findings:
         mark = {True: "ok  ", False: "BAD ", None: "note"}[finding.ok]
         typer.echo(f"{mark}  {finding.what}" + (f": {finding.advice}" if finding.advice else ""))
     if any(finding.ok is False for finding in findings):
         raise typer.Exit(1)
+
+
+def _clean(root: Path | None, unfinished: bool) -> None:
+    from hiperrag.collection import Collection
+    from hiperrag.workflows.cleaning import clean, find_leftovers
+
+    if root is None:
+        raise UserError("say which COLLECTION to clean")
+    collection = Collection(root)
+    removed = clean(collection, unfinished)
+    for path, n_bytes in removed[:SHOWN]:
+        typer.echo(f"removed  {path} ({sized(n_bytes)})")
+    if len(removed) > SHOWN:
+        typer.echo(f"and {len(removed) - SHOWN} more")
+    total = sum(n_bytes for _, n_bytes in removed)
+    typer.echo(f"{counted(len(removed), 'leftover')} removed, {sized(total)}" if removed else "nothing to remove")
+    kept = find_leftovers(collection).unfinished
+    if kept:
+        typer.echo(f"kept: {_unfinished(kept)}; the same `hiperrag index` command resumes, --clean-all removes them")
+
+
+def _unfinished(paths: list[Path]) -> str:
+    from hiperrag.workflows.cleaning import size_of
+
+    return f"{counted(len(paths), 'output')} of an interrupted run, {sized(sum(map(size_of, paths)))}"
 
 
 def _examine(path: Path) -> Iterator[Finding]:
@@ -107,7 +151,6 @@ def _version(distribution: str) -> str | None:
 
 
 def _models() -> Iterator[Finding]:
-    from hiperrag.errors import UserError
     from hiperrag.models import model_path, packaged
 
     for model in packaged():
@@ -129,17 +172,32 @@ def _collection(root: Path) -> Iterator[Finding]:
     yield Finding(sound, "the manifest's counts add up", "" if sound else "restore the manifest")
     yield from _plan(collection)
     yield from _parts(collection, manifest)
+    yield from _failed(manifest)
     yield from _shards(collection, manifest)
     yield from _deletions(collection, manifest)
-    unnamed = {*collection.unnamed_files(manifest), *collection.temporary_files()}
-    if unnamed:
-        advice = "of a command that runs, or was interrupted; running it again removes them"
-        yield Finding(None, f"{len(unnamed)} files that belong to nothing, such as {min(unnamed)}", advice)
-    yield Finding(True, f"looked at {len(manifest.parts)} parts and {len(manifest.shards)} shards of {root}")
+    yield from _leftovers(collection)
+    yield Finding(
+        True, f"looked at {counted(len(manifest.parts), 'part')} and {counted(len(manifest.shards), 'shard')} of {root}"
+    )
+
+
+def _leftovers(collection: Collection) -> Iterator[Finding]:
+    from hiperrag.workflows.cleaning import find_leftovers, size_of
+    from hiperrag.workflows.observe import current_runs
+
+    if any(run.state == "running" for run in current_runs(collection.root, time.time())):
+        return  # what is not committed yet is its work
+    found = find_leftovers(collection)
+    if found.unfinished:
+        yield Finding(None, _unfinished(found.unfinished), "run the same command again to resume")
+    if found.orphans:
+        named = f"{counted(len(found.orphans), 'file')} that belong{'s' * (len(found.orphans) == 1)} to nothing"
+        size = sized(sum(map(size_of, found.orphans)))
+        advice = f"`hiperrag doctor {collection.root} --clean` removes them"
+        yield Finding(None, f"{named} ({size}), such as {found.orphans[0]}", advice)
 
 
 def _plan(collection: Collection) -> Iterator[Finding]:
-    from hiperrag.errors import UserError
     from hiperrag.workflows.plan import load_plan
 
     try:
@@ -169,6 +227,13 @@ def _parts(collection: Collection, manifest: Manifest) -> Iterator[Finding]:
                 yield Finding(False, f"{path}", f"holds {rows} rows, not {expected}; restore it")
 
 
+def _failed(manifest: Manifest) -> Iterator[Finding]:
+    for stage in dict.fromkeys(part.failed_stage for part in manifest.parts if part.failed_stage):
+        failed = [part.n_inputs for part in manifest.parts if part.failed_stage == stage]
+        what = f"{counted(len(failed), 'part')} failed in {stage}, with {counted(sum(failed), 'input')}"
+        yield Finding(False, what, "run `hiperrag index` again, which tries them anew")
+
+
 def _shards(collection: Collection, manifest: Manifest) -> Iterator[Finding]:
     from hiperrag.files import sha256_file
 
@@ -182,7 +247,6 @@ def _shards(collection: Collection, manifest: Manifest) -> Iterator[Finding]:
 
 
 def _deletions(collection: Collection, manifest: Manifest) -> Iterator[Finding]:
-    from hiperrag.errors import UserError
     from hiperrag.workflows.deletions import deleted_documents, deleted_mask
 
     try:

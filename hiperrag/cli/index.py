@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -9,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hiperrag.cli.counted import counted
 from hiperrag.cli.parsing import (
     BudgetOption,
     EngineOption,
@@ -21,11 +21,23 @@ from hiperrag.cli.parsing import (
     need_model,
     parse_settings,
 )
+from hiperrag.counted import counted
 from hiperrag.errors import UserError
 
 if TYPE_CHECKING:
     from hiperrag.workflows.run import Summary
     from hiperrag.workflows.settings import IndexSettings
+
+SECONDS_BEFORE_THE_END = 60.0
+"""By which a run inside a batch job ends before that."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came."""
+
+
+def _terminate(*_: object) -> None:
+    raise Terminated
 
 
 def index(
@@ -61,13 +73,26 @@ def index(
     file_timeout: FileTimeoutOption = None,
     page_timeout: PageTimeoutOption = None,
     file_memory: FileMemoryOption = None,
+    walltime: Annotated[
+        str | None,
+        typer.Option(
+            metavar="30m|6h|HH:MM:SS",
+            help="Begin nothing that would not end by then, commit, and exit with 0 and the command that resumes. "
+            "Default: inside a Slurm or PBS job what is left of it, less a minute; else none.",
+        ),
+    ] = None,
+    parsl_monitoring: Annotated[
+        bool,
+        typer.Option("--parsl-monitoring", help="Write Parsl's own monitoring.db too; needs hiperrag[monitoring]."),
+    ] = False,
     strict: Annotated[bool, typer.Option(help="Exit with 3 if anything is in quarantine.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress display.")] = False,
 ) -> None:
     """Index sources into a collection, or add to one.
 
     Rerunning resumes an interrupted run; files added later are indexed alone; what cannot be processed goes to
-    quarantine with its reason. Options not given are the collection's own.
+    quarantine with its reason. Options not given are the collection's own. Several jobs may work on one collection at
+    the same time, from different machines: they share out what there is to do, and each ends when all is done.
     """
     if bits not in (None, "2", "4", "8"):
         raise UserError(f"--bits {bits}: token vectors are stored with 2, 4 or 8 bits a dimension")
@@ -89,15 +114,46 @@ def index(
         }
         return settings.model_copy(update=changes)
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
+    seconds = _seconds(walltime)
+    place = load_site(site)
+    if parsl_monitoring:
+        place = place.model_copy(update={"monitoring": True})
+    place.check_monitoring()
+    signal.signal(signal.SIGTERM, _terminate)
     try:
-        summary = index_sources(sources, to, load_site(site), override, quiet)
+        summary = index_sources(sources, to, place, override, quiet, seconds)
+    except Terminated:
+        print(f"stopped by SIGTERM; what was finished is kept, resume with `{_command()}`", file=sys.stderr)
+        raise typer.Exit(128 + signal.SIGTERM) from None
     except KeyboardInterrupt:
         print("hiperrag: interrupted; what was finished is kept, run the same command to resume", file=sys.stderr)
         raise typer.Exit(130) from None
     _report(summary, to)
+    if summary.stopped:
+        stopper = "--walltime" if walltime else "the end of the batch job"
+        done = f"{summary.n_there} of {counted(summary.n_planned, 'shard')}"
+        print(f"stopped for {stopper} with {done}; resume with `{_command()}`", file=sys.stderr)
+        return
+    if not summary.counts.documents and summary.quarantined.get("stage_failed"):
+        raise UserError(f"{to}: a stage failed on all inputs; see `hiperrag info {to}`, mend it and run again")
     if strict and summary.counts.quarantined:
         raise typer.Exit(3)
+
+
+def _seconds(walltime: str | None) -> float | None:
+    """What the run may take; by default what is left of the batch job around it."""
+    from hiperrag.cli.plan import parse_duration
+    from hiperrag.workflows.allocation import current_allocation, seconds_left
+
+    if walltime:
+        return parse_duration(walltime)
+    job = current_allocation()
+    left = seconds_left(job) if job else None
+    return None if left is None else left - SECONDS_BEFORE_THE_END
+
+
+def _command() -> str:
+    return shlex.join(["hiperrag", *sys.argv[1:]])
 
 
 def _report(summary: Summary, to: Path) -> None:
@@ -111,15 +167,14 @@ def _report(summary: Summary, to: Path) -> None:
     ]
     if counts.quarantined:
         reasons = ", ".join(f"{number} {reason}" for reason, number in summary.quarantined.items())
-        lines.append(
-            f"quarantined: {counts.quarantined} of {counts.inputs} inputs ({reasons}); see `hiperrag info {to}`"
-        )
+        share = f"{counts.quarantined} of {counted(counts.inputs, 'input')}"
+        lines.append(f"quarantined: {share} ({reasons}); see `hiperrag info {to}`")
     if summary.duplicates:
-        lines.append(f"left out: {summary.duplicates} files whose bytes equal another's")
+        lines.append(f"left out: {counted(summary.duplicates, 'file')} whose bytes equal another's")
     if summary.ignored:
-        lines.append(f"ignored: {summary.ignored} files that are neither PDFs, archives nor ready text")
+        lines.append(f"ignored: {counted(summary.ignored, 'file')} of other kinds than PDF, archive and ready text")
     if counts.truncated:
-        lines.append(f"truncated: {counts.truncated} passages are longer than the encoder's limit")
+        lines.append(f"truncated: {counted(counts.truncated, 'passage')} longer than the encoder's limit")
     spent = ", ".join(f"{stage} {duration(seconds)}" for stage, seconds in summary.stage_seconds.items())
     lines.append(f"took {duration(summary.seconds)}" + (f" (worker time: {spent})" if spent else ""))
     print("\n".join(lines), file=sys.stderr)

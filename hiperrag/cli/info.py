@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hiperrag.cli.counted import counted, sized
+from hiperrag.counted import counted, sized
 
 SHOWN = 20
 """Quarantined inputs listed by name before the rest is only counted."""

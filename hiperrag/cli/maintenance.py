@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from hiperrag.cli.counted import counted
+from hiperrag.counted import counted
 from hiperrag.errors import UserError
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hiperrag.cli.counted import counted
 from hiperrag.cli.parsing import (
     BudgetOption,
     EngineOption,
@@ -21,9 +21,14 @@ from hiperrag.cli.parsing import (
     need_model,
     parse_settings,
 )
+from hiperrag.counted import counted
+from hiperrag.errors import UserError
 
 if TYPE_CHECKING:
     from hiperrag.records import Document
+
+WORKERS_PER_CORE = 8
+"""More processes than that hold only memory, a few hundred MB each."""
 
 
 def parse(
@@ -58,6 +63,10 @@ def parse(
 
     given = parse_settings(parser, ocr_engine, ocr_language, ocr_budget, file_timeout, page_timeout, file_memory)
     need_model(parser)
+    n_cores = len(os.sched_getaffinity(0))
+    if workers and workers > WORKERS_PER_CORE * n_cores:
+        most = f"more than {WORKERS_PER_CORE * n_cores} would only wait for one another"
+        raise UserError(f"--workers {workers}: this machine has {counted(n_cores, 'core')}, and {most}")
 
     def show(document: Document) -> None:
         if explain:
@@ -67,7 +76,8 @@ def parse(
 
             typer.echo(to_markdown(document))
 
-    settings, n_workers = ParseSettings(**given), workers or len(os.sched_getaffinity(0))
+    settings, n_workers = ParseSettings(**given), workers or n_cores
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
     try:
         summary = parse_sources(sources, settings, n_workers, to, figures, render, show)
     except KeyboardInterrupt:

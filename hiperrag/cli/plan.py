@@ -6,16 +6,18 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hiperrag.cli.counted import counted, sized
+from hiperrag.counted import counted, sized
 from hiperrag.errors import UserError
 
 if TYPE_CHECKING:
     from hiperrag.workflows.forecast import Forecast, Range
     from hiperrag.workflows.rates import Clock, Rates
+
+MOST_DOCUMENTS = 1e12
 
 
 def plan(
@@ -78,18 +80,21 @@ def plan(
         ocr_share=ocr_share,
         walltime=parse_duration(walltime) if walltime else None,
     )
-    result = forecast(campaign, load_site(site), known)
+    place = load_site(site)
+    if place.scheduler == "local" and nodes and nodes > 1:
+        raise UserError(f"--nodes {nodes}: site {place.name} is one machine; name another --site")
+    result = forecast(campaign, place, known)
     typer.echo(json.dumps(result.to_json()) if as_json else "\n".join(_describe(result)))
 
 
 def parse_count(text: str) -> int:
-    """A positive whole number, also as 3.6e6 or 3,600,000; UserError for anything else."""
+    """A whole number from 1 to 1e12, also as 3.6e6 or 3,600,000; UserError for anything else."""
     try:
         number = float(text.replace(",", "").replace("_", ""))
-        if number < 1 or number != int(number):
+        if not 1 <= number <= MOST_DOCUMENTS or number != int(number):
             raise ValueError
-    except (ValueError, OverflowError):
-        raise UserError(f"--documents {text}: say a whole number, such as 40, 250000 or 3.6e6") from None
+    except ValueError:
+        raise UserError(f"--documents {text}: say a whole number up to 1e12, such as 40, 250000 or 3.6e6") from None
     return int(number)
 
 
@@ -113,7 +118,7 @@ def _check(collection: Path, rates: Rates, clock: Clock, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(found))
         return
-    typer.echo(f"{found['run']}: {found['documents']} documents, {found['pages']} pages, {found['workers']} workers")
+    typer.echo(f"{found['run']}: {_counts(found)}")
     typer.echo(f"  took           {found['seconds']:.0f} s, and {found['work']:.0f} s of workers ({clock} time)")
     for name, title in (("by_documents", "by documents"), ("by_pages", "by pages")):
         one, work = found[name], found[f"work_{name}"]
@@ -122,6 +127,10 @@ def _check(collection: Path, rates: Rates, clock: Clock, as_json: bool) -> None:
             error = 100 * (one["estimate"] / found["seconds"] - 1)
             told = f"{one['estimate']:.0f} s ({one['low']:.0f}-{one['high']:.0f}), {error:+.0f} %; {told}"
         typer.echo(f"  {title:<14} {told}")
+
+
+def _counts(found: dict[str, Any]) -> str:
+    return ", ".join(counted(found[f"{noun}s"], noun) for noun in ("document", "page", "worker"))
 
 
 def _describe(result: Forecast) -> Iterator[str]:
@@ -135,11 +144,11 @@ def _describe(result: Forecast) -> Iterator[str]:
     jobs = f", in {result.jobs} jobs one after the other" if result.jobs > 1 else ""
     yield f"  time           {_time(result.seconds)}{jobs}, waiting in queues not counted"
     yield f"  node-hours     {_amount(result.node_hours)}"
-    yield f"  limited by     {result.limiting_stage} (workers {result.limiting_pool})"
+    yield f"  limited by     {result.limiting_stage} (pool {result.limiting_pool})"
     for group in result.groups:
-        workers = ", ".join(f"{number} workers {pool}" for pool, number in group.workers.items())
+        workers = ", ".join(f"{counted(number, 'worker')} in pool {pool}" for pool, number in group.workers.items())
         split = "best split" if len(result.groups) > 1 else "nodes"
-        yield f"  {split:<14} {counted(group.nodes, 'node')}{f' for {group.job}' if group.job else ''}: {workers}"
+        yield f"  {split:<14} {counted(group.nodes, 'node')}{f' for job {group.job}' if group.job else ''}: {workers}"
     for stage in result.stages:
         where = f"on {stage.accelerator}, " if stage.accelerator else ""
         hours = f"{_amount(stage.worker_hours)} worker-hours, {100 * stage.share:.0f} % of {stage.pool}"

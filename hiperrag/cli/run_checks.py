@@ -26,14 +26,14 @@ def check_run(folder: Path) -> Iterator[Finding]:
 
 
 def check_latest_run(collection: Path) -> Iterator[Finding]:
-    """What a collection's last run is known for; its faults are none of the collection."""
+    """What a collection's last run is known for; its faults are none of the collection, which was looked at itself."""
     from hiperrag.workflows.observe import run_folders
 
     for folder in run_folders(collection)[-1:]:
         ended, symptoms = _diagnose(folder)
         yield ended
         for symptom in symptoms:
-            if symptom.level != "note":
+            if symptom.level != "note" and symptom.kind != "failed_parts":
                 yield Finding(True if symptom.level == "fact" else None, symptom.what, symptom.advice)
 
 

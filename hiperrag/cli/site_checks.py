@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import getpass
 import os
-import re
 import shutil
 import subprocess
 import tempfile
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hiperrag.cli.findings import Finding
+from hiperrag.counted import counted
 
 if TYPE_CHECKING:
     from hiperrag.workflows.sites import Job, Site
@@ -97,21 +97,15 @@ def _partition(job: Job) -> str | None:
         return None
     if not told.strip():
         return "there is no such partition; `sinfo` lists them"
+    from hiperrag.workflows.allocation import slurm_seconds
+
     limit, nodes = told.split()[:2]
     if job.nodes > sum(int(line.split()[1]) for line in told.splitlines()):
-        return f"it has {nodes} nodes, and a job asks for {job.nodes}"
-    seconds = _slurm_seconds(limit)
+        return f"it has {counted(int(nodes), 'node')}, and a job asks for {job.nodes}"
+    seconds = slurm_seconds(limit)
     if seconds is not None and job.walltime_seconds > seconds:
         return f"jobs may take {limit}, not {job.walltime}"
     return "ok"
-
-
-def _slurm_seconds(limit: str) -> int | None:
-    found = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", limit)
-    if not found:
-        return None
-    days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
-    return ((24 * days + hours) * 60 + minutes) * 60 + seconds
 
 
 def _queue(job: Job) -> str | None:
@@ -129,7 +123,9 @@ def _allocation(site: Site) -> Iterator[Finding]:
     except UserError as error:
         yield Finding(False, "a job around this process", str(error).partition(": ")[2])
         return
-    yield Finding(True, f"{job.scheduler} job {job.job}: {job.nodes} nodes, {job.cores} cores on this one")
+    yield Finding(
+        True, f"{job.scheduler} job {job.job}: {counted(job.nodes, 'node')}, {counted(job.cores, 'core')} on this one"
+    )
     launcher = {"slurm": "srun", "pbs": "mpiexec"}[job.scheduler]
     if job.nodes > 1:
         found = shutil.which(launcher)
@@ -193,7 +189,8 @@ def _workers(site: Site) -> Iterator[Finding]:
         kind = f"on accelerators {' '.join(pool.accelerator_names)}" if pool.accelerator_names else "on cores"
         yield Finding(
             True,
-            f"pool {name}: {n_workers} workers a node {kind}, {pool.threads} threads each, {site.nodes(name)} nodes",
+            f"pool {name}: {counted(n_workers, 'worker')} a node {kind}, {counted(pool.threads, 'thread')} each, "
+            f"{counted(site.nodes(name), 'node')}",
         )
     for name in site.pools.keys() - site.active_pools.keys():
         yield Finding(None, f"pool {name}", "no accelerator was found on this machine; its stages run on cores")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hiperrag.counted import counted
 from hiperrag.errors import UserError
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def sites(
 
     if action is None:
         for site in packaged_sites():
-            typer.echo(f"{site.name:<12} {_state(site):<13} {site.description}")
+            typer.echo(f"{site.name:<12} {_state(site):<22} {site.description}")
     elif action == "show" and name:
         _show(load_site(name))
     else:
@@ -33,10 +34,9 @@ def sites(
 
 
 def _state(site: Site) -> str:
-    """Whether a site has been run, and what the user has to add."""
-    if site.unfilled():
-        return "to fill in"
-    return "tested" if site.facts.tested else "not tested"
+    """Whether a site has been run, and whether the user has to add something."""
+    tested = "tested" if site.facts.tested else "not tested"
+    return f"{tested}, to fill in" if site.unfilled() else tested
 
 
 def _show(site: Site) -> None:
@@ -68,9 +68,9 @@ def _placement(site: Site) -> list[str]:
         name = site.pool_of(stage)
         pool, nodes = site.active_pools[name], site.nodes(name)
         kind = "pinned to an accelerator, " if pool.accelerator_names else ""
-        threads = f"{pool.threads} thread{'s' if pool.threads > 1 else ''} each"
+        threads = f"{counted(pool.threads, 'thread')} each"
         lines.append(
-            f"{stage:<10} pool {name}: {site.workers_per_node(name)} workers a node ({kind}{threads}) on "
-            f"{nodes} node{'s' if nodes > 1 else ''}"
+            f"{stage:<10} pool {name}: {counted(site.workers_per_node(name), 'worker')} a node ({kind}{threads}) on "
+            f"{counted(nodes, 'node')}"
         )
     return lines

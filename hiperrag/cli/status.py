@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hiperrag.cli.counted import counted
+from hiperrag.counted import counted
 
 if TYPE_CHECKING:
     from hiperrag.workflows.observe import Status

@@ -1,0 +1,1 @@
+"""What the scheduling of work costs and brings: overhead, memory, busy workers, reruns."""
