@@ -12,6 +12,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from hiperrag import parsing
 from hiperrag.errors import UserError
 from hiperrag.parsing import assembly, equations, evidence, metadata, reading, router
 from hiperrag.parsing.errors import ParseError
@@ -24,8 +25,6 @@ from hiperrag.records import Document, PageRecord
 
 if TYPE_CHECKING:
     from hiperrag.parsing.recognition.engines import Engine
-
-VERSION = "2"
 
 
 def parse_pdf(
@@ -57,7 +56,7 @@ def parse_pdf(
             authors=found.authors,
             n_pages=reading.page_count(pdf),
             parser=options.parser,
-            parser_version=VERSION,
+            parser_version=str(parsing.VERSION),
             quality=sum(record.quality >= router.GOOD_TEXT for record in read.records) / len(read.records),
             blocks=found.blocks,
             pages=read.records,

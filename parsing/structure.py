@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from hiperrag.parsing import blocks, frontmatter, headings, mend, references, typography
 from hiperrag.parsing.lines import Page
+from hiperrag.parsing.recognition import quality
 from hiperrag.parsing.regions import LIST_MARK, SENTENCE_END, Region
 from hiperrag.parsing.typography import Style
 from hiperrag.parsing.vision import Detection
@@ -107,7 +108,7 @@ def _mend_kinds(body: Sequence[Region], style: Style) -> None:
         if region.kind == "heading" and _LABELLED.match(region.text):
             if any(other is not None and _is_equal_line(region, other) for other in (above, below)):
                 region.kind, region.level = "paragraph", 0
-        elif region.kind in ("equation", "figure") and not region.known and _is_sentence(region, style):
+        elif not region.known and _is_text(region, above, style):
             region.kind = "paragraph"
     references.close_gaps(body)
 
@@ -126,6 +127,13 @@ def _is_equal_line(region: Region, other: Region) -> bool:
     )
 
 
+def _is_text(region: Region, above: Region | None, style: Style) -> bool:
+    """Whether an equation, or something in a figure or table, is part of the text after all."""
+    if region.kind == "table":
+        return _is_running_text(region, style) and not (above and above.kind == "caption")
+    return region.kind in ("equation", "figure") and _is_sentence(region, style)
+
+
 def _is_sentence(region: Region, style: Style) -> bool:
     """Whether a region in the font of the text says something in words, up to a full stop, and is no label."""
     text = region.text
@@ -138,6 +146,12 @@ def _is_sentence(region: Region, style: Style) -> bool:
         and sum(map(str.isalpha, text)) > 0.5 * len(text)
         and any(line.font in style.fonts or line.lead_font in style.fonts for line in region.lines)
     )
+
+
+def _is_running_text(region: Region, style: Style) -> bool:
+    """Whether lines in the size of the text talk, as no cells do, however uneven their gaps were recognised."""
+    talks = len(region.text) > 120 and quality.common_share(region.text) > 0.2
+    return talks and style.is_body_size(region.size)
 
 
 def rule_kinds(

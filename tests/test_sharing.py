@@ -27,7 +27,7 @@ from sharing_jobs import PARTS, Jobs
 from hiperrag.claims import Claims
 from hiperrag.collection import Collection
 from hiperrag.errors import UserError
-from hiperrag.workflows import sharing
+from hiperrag.workflows import ledger, sharing
 from hiperrag.workflows.sharing import Shares, claim_of
 
 
@@ -210,6 +210,7 @@ def test_a_job_waits_for_a_shard_of_another_and_takes_it_over_when_that_one_leav
     work, tmp_path, built, in_process, monkeypatch
 ):
     monkeypatch.setattr(sharing, "SECONDS_BETWEEN_LOOKS", 0.1)
+    monkeypatch.setattr(ledger, "SHARE_OF_TIME", 1e-9)  # who waits commits all the same, or two would wait for ever
     root = tmp_path / "c"
     other = beside(root, like=built)
     assert other.take(claim_of(1))

@@ -7,6 +7,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -20,14 +21,21 @@ from hiperrag.workflows.sites import load_site
 
 
 @pytest.fixture
-def site(tmp_path):
+def scratch():
+    """A folder with a path that is short enough for sockets."""
+    with tempfile.TemporaryDirectory(prefix="hr-") as folder:
+        yield Path(folder) / "tmp"
+
+
+@pytest.fixture
+def site(tmp_path, scratch):
     """This machine with a worker of one thread for each core-bound stage and one of three for the others."""
     values = {
         "extends": "local",
         "heartbeat": 1,
         "environment": {"KIND": "both"},
         "setup": ["export PREPARED=yes"],
-        "tmpdir": str(tmp_path / "tmp"),
+        "tmpdir": str(scratch),
         "pools": {
             "cores": {"stages": ["parse", "chunk", "build"], "workers": 1},
             "gpus": {"stages": ["recognise", "encode"], "accelerators": ["7"], "threads": 3},
@@ -56,18 +64,18 @@ def results(pool: Pool) -> dict[object, object]:
     return found
 
 
-def test_stages_run_on_their_own_workers_of_one_node(pool, tmp_path):
+def test_stages_run_on_their_own_workers_of_one_node(pool, tmp_path, scratch):
     variables = ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "KIND", "PREPARED", "TMPDIR", "PARSL_WORKER_BLOCK_ID")
     for stage in ("parse", "encode"):
         for variable in variables:
             pool.submit((stage, variable), os.getenv, variable)
     found = results(pool)
-    same = {"KIND": "both", "PREPARED": "yes", "TMPDIR": str(tmp_path / "tmp"), "PARSL_WORKER_BLOCK_ID": "0"}
+    same = {"KIND": "both", "PREPARED": "yes", "TMPDIR": str(scratch), "PARSL_WORKER_BLOCK_ID": "0"}
     for variable, value in same.items():
         assert found["parse", variable] == found["encode", variable] == value
     assert (found["parse", "OMP_NUM_THREADS"], found["encode", "OMP_NUM_THREADS"]) == ("1", "3")
     assert (found["parse", "CUDA_VISIBLE_DEVICES"], found["encode", "CUDA_VISIBLE_DEVICES"]) == ("", "7")
-    assert (tmp_path / "tmp").is_dir()
+    assert scratch.is_dir()
     assert len(list((tmp_path / "my run" / "000" / "submit_scripts").glob("*.sh"))) == 1, "one job for both"
 
 

@@ -101,7 +101,7 @@ def test_sigterm_keeps_what_was_finished(work, tmp_path, built, in_process, hipe
     finally:
         signal.signal(signal.SIGTERM, before)
     assert status == 128 + signal.SIGTERM
-    assert errors[-1].startswith("stopped by SIGTERM; what was finished is kept, resume with `hiperrag index ")
+    assert errors[-1].startswith("hiperrag: interrupted; what was finished is kept, resume with `hiperrag index ")
     assert len(Collection(root).manifest().shards) > 0
     assert not list(Collection(root).claims.glob("job-*"))
     InlinePool.fault = staticmethod(lambda name, call: None)

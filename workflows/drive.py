@@ -102,6 +102,7 @@ class Drive:
             for (_, scheduler, task), future in pool.finished(timeout=0.5):
                 if scheduler.ended(task, time.monotonic()):
                     self._settle(task, future)
+            self._ledger.commit_when_due()
             self._progress.refresh()
 
     # Shards and tasks
@@ -118,7 +119,7 @@ class Drive:
             self._found(self._shares.found.popleft())
         if self._shares.exhausted:
             return None
-        self._tell_who_has_the_rest()
+        self._wait_for_others()
         return []
 
     def _found(self, number: int) -> None:
@@ -128,8 +129,11 @@ class Drive:
         for stage, units in done.items():
             self._progress.advance(stage, units)
 
-    def _tell_who_has_the_rest(self) -> None:
-        if self._waiting or self._shards:
+    def _wait_for_others(self) -> None:
+        if self._shards:
+            return
+        self._ledger.commit_what_is_built()
+        if self._waiting:
             return
         self._waiting, others = True, self._shares.elsewhere()
         self._events.write("waiting", others=others)

@@ -74,9 +74,12 @@ class Ledger:
         """A shard was built of these parts, whose vectors are dropped once it is committed."""
         self.entries[number] = entry
         self._uncommitted += parts
-        if not self.replaces and time.monotonic() >= self._pause_until:
+
+    def commit_when_due(self) -> None:
+        """Make visible what was built, unless commits have had their share of the time or another job commits."""
+        if self._uncommitted and not self.replaces and time.monotonic() >= self._pause_until:
             with self._claims.turn(patience=0) as mine:
-                if mine:  # else there will be another occasion
+                if mine:
                     self.commit()
 
     def has(self, number: int) -> bool:
@@ -137,6 +140,6 @@ class Ledger:
         return manifest
 
     def commit_what_is_built(self) -> None:
-        """Before a run stops early."""
+        """Before a run stops early, or waits for others, which may wait for this."""
         if self._uncommitted and not self.replaces:
             self.commit()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,6 +20,7 @@ from hiperrag.cli.parsing import (
     need_model,
     parse_settings,
 )
+from hiperrag.cli.stopping import exit_status, heed_sigterm
 from hiperrag.counted import counted
 from hiperrag.errors import UserError
 
@@ -30,14 +30,6 @@ if TYPE_CHECKING:
 
 SECONDS_BEFORE_THE_END = 60.0
 """By which a run inside a batch job ends before that."""
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM came."""
-
-
-def _terminate(*_: object) -> None:
-    raise Terminated
 
 
 def index(
@@ -119,15 +111,12 @@ def index(
     if parsl_monitoring:
         place = place.model_copy(update={"monitoring": True})
     place.check_monitoring()
-    signal.signal(signal.SIGTERM, _terminate)
+    heed_sigterm()
     try:
         summary = index_sources(sources, to, place, override, quiet, seconds)
-    except Terminated:
-        print(f"stopped by SIGTERM; what was finished is kept, resume with `{_command()}`", file=sys.stderr)
-        raise typer.Exit(128 + signal.SIGTERM) from None
-    except KeyboardInterrupt:
-        print("hiperrag: interrupted; what was finished is kept, run the same command to resume", file=sys.stderr)
-        raise typer.Exit(130) from None
+    except KeyboardInterrupt as stop:
+        print(f"hiperrag: interrupted; what was finished is kept, resume with `{_command()}`", file=sys.stderr)
+        raise typer.Exit(exit_status(stop)) from None
     _report(summary, to)
     if summary.stopped:
         stopper = "--walltime" if walltime else "the end of the batch job"

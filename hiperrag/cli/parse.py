@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,6 +20,7 @@ from hiperrag.cli.parsing import (
     need_model,
     parse_settings,
 )
+from hiperrag.cli.stopping import exit_status, heed_sigterm
 from hiperrag.counted import counted
 from hiperrag.errors import UserError
 
@@ -77,13 +77,13 @@ def parse(
             typer.echo(to_markdown(document))
 
     settings, n_workers = ParseSettings(**given), workers or n_cores
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
+    heed_sigterm()
     try:
         summary = parse_sources(sources, settings, n_workers, to, figures, render, show)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         kept = f"; what was finished is kept in {to}, run the same command to go on" if to else ""
         print(f"hiperrag: interrupted{kept}", file=sys.stderr)
-        raise typer.Exit(130) from None
+        raise typer.Exit(exit_status(stop)) from None
     for entry in summary.quarantined:
         print(f"{entry.source}: {entry.message}", file=sys.stderr)
     routes = ", ".join(f"{counted(number, 'page')} by {route}" for route, number in summary.routes.most_common())
