@@ -25,6 +25,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from hiperrag import parsing
 from hiperrag.errors import UserError
 from hiperrag.files import write_text_atomic
 from hiperrag.parsing import oreo, reading
@@ -166,7 +167,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "versions": {
                 "python": platform.python_version(),
                 "pymupdf": reading.load_pymupdf().__version__,
-                "parser": f"fast {oreo.VERSION}",
+                "parser": f"fast {parsing.VERSION}",
             },
             "machine": {"system": platform.platform(), "processor": platform.machine()},
             "summary": summary,
