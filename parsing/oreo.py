@@ -126,7 +126,9 @@ def _mend(pdf: Any, page: Page, spoilt: Spoilt, engine: Engine, seconds: float) 
     read = pages.recognise_regions(pdf, boxes, engine, seconds / len(boxes))
     mended = sum(parts.mend(page, part, lines) for part, lines in zip(spoilt.parts, read, strict=True))
     where = "in a region" if len(boxes) == 1 else f"in {len(boxes)} regions"
-    return f"{where}; {engine.name}" if mended == len(boxes) else f"{where}, {mended} of them mended; {engine.name}"
+    if mended < len(boxes):
+        where += f", {mended} of them mended" if mended else ", not mended"
+    return f"{where}; {engine.name}"
 
 
 def _annotate(records: list[PageRecord], index: int, why: str) -> None:

@@ -22,7 +22,7 @@ def main() -> None:
 
         message = error.format_message() if isinstance(error, TyperException) else str(error)
         if launch.speaks():
-            print(f"hiperrag: {message}", file=sys.stderr)
+            print(f"hiperrag: {message.replace('Value error, ', '')}", file=sys.stderr)  # Typer leaves Pydantic's words
         sys.exit(2)
     except (KeyboardInterrupt, Abort):
         sys.exit(130)
