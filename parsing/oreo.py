@@ -162,27 +162,28 @@ def _assemble(pdf: Any, read: Reading, options: ParseOptions) -> assembly.Assemb
     found = assembly.assemble(pages, information)
     if options.parser == "fast":
         return found
-    unsure = [
-        index
-        for index, record in enumerate(read.records)
-        if record.page in read.pages and (options.parser == "oreo" or _is_unsure(found, record.page))
-    ]
-    if not unsure:
-        return found
     from hiperrag.parsing import vision
 
+    asked = "asked for" if options.parser == "oreo" else "on a GPU" if vision.is_cheap() else ""
+    shown = [
+        index
+        for index, record in enumerate(read.records)
+        if record.page in read.pages and (asked or _is_unsure(found, record.page))
+    ]
+    if not shown:
+        return found
     if not vision.is_installed():
         if options.parser == "oreo":
             raise UserError(vision.MISSING)
         return found
     model = vision.load()
-    numbers = [read.records[index].page for index in unsure]
+    numbers = [read.records[index].page for index in shown]
     seen = model.detect_pages([pdf[number - 1] for number in numbers], [read.pages[number].turn for number in numbers])
-    for index in unsure:
+    for index in shown:
         record = read.records[index]
         if record.route == "text":
             read.records[index] = dataclasses.replace(record, route="vision")
-        why = "asked for" if options.parser == "oreo" else f"confidence {found.confidence.get(record.page, 1.0):.2f}"
+        why = asked or f"confidence {found.confidence.get(record.page, 1.0):.2f}"
         _annotate(read.records, index, f"layout model ({why})")
-    detections = {read.records[index].page: boxes for index, boxes in zip(unsure, seen, strict=True)}
+    detections = {read.records[index].page: boxes for index, boxes in zip(shown, seen, strict=True)}
     return assembly.assemble(pages, information, detections)

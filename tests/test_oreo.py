@@ -10,7 +10,7 @@ import pytest
 from collection_helpers import SENTENCES, InlinePool, index, stages_run, use_inline_pool
 
 from hiperrag.collection import Collection
-from hiperrag.parsing import oreo
+from hiperrag.parsing import oreo, vision
 from hiperrag.parsing.errors import ParseError
 from hiperrag.parsing.options import ParseOptions
 from hiperrag.parsing.reading import load_pymupdf
@@ -126,6 +126,20 @@ def test_blank_pages_need_no_recognition(monkeypatch: pytest.MonkeyPatch) -> Non
     assert [page.quality for page in document.pages] == [1.0, 1.0]
     with pytest.raises(ParseError, match="blank"):
         parse(scanned(b"", b""))
+
+
+@pytest.mark.skipif(not vision.is_installed(), reason=vision.MISSING)
+@pytest.mark.parametrize("parser", ["auto", "fast"])
+def test_where_a_gpu_makes_it_cheap_every_page_is_shown_to_the_layout_model(
+    parser: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = joined(written(WORDS[0]), written(WORDS[1]))
+    alone = parse(data, parser=parser)
+    assert [page.route for page in alone.pages] == ["text", "text"]
+    monkeypatch.setattr(vision, "is_cheap", lambda: True)
+    pages = parse(data, parser=parser).pages
+    assert [page.route for page in pages] == ["vision" if parser == "auto" else "text"] * 2
+    assert all(page.reason.endswith("layout model (on a GPU)") == (parser == "auto") for page in pages)
 
 
 def test_a_skipped_page_is_left_out_with_its_reason() -> None:
