@@ -175,6 +175,7 @@ def test_memory_that_runs_out_is_one_clear_error(loaded, asked, monkeypatch):
         loaded.best(asked, 3, None)
 
 
+@pytest.mark.slow
 def test_long_batches_and_batches_cut_to_the_workspace_change_nothing(tokens, loaded, asked, monkeypatch):
     expected = (
         loaded.maxsim(asked, range(100, 300)),

@@ -158,7 +158,7 @@ def test_archives_ready_text_and_folders_mix(tmp_path, examples, models):
     assert strict.returncode == 3
 
 
-@pytest.mark.parametrize("how", ["SIGINT", "SIGTERM", "SIGKILL"])
+@pytest.mark.parametrize("how", ["SIGINT", pytest.param("SIGTERM", marks=pytest.mark.slow), "SIGKILL"])
 def test_an_interrupted_run_is_resumed_to_the_same_collection(how, tmp_path, examples, models, reference):
     collection = tmp_path / "collection"
     command = [*COMMAND, "index", examples, "--to", collection]
