@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -15,10 +15,26 @@ from hiperrag.parsing.errors import ParseError
 from hiperrag.parsing.inputs import Input, file_name, guarded, iter_rows, open_unpacked, read_bytes
 from hiperrag.records import Quarantined
 
-__all__ = ["Discovery", "Input", "discover", "iter_rows", "read_bytes"]
+__all__ = ["Discovery", "Input", "KnownFiles", "Listing", "discover", "iter_rows", "read_bytes"]
 
 ROWS_PER_INPUT = 512
 SUPPORTED = "a PDF, a folder, a zip or tar archive, or .jsonl, .jsonl.gz or .parquet of ready text"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Listing:
+    """What an archive or a file of ready text gave beside inputs, and when that is still so without opening it."""
+
+    size: int
+    modified_ns: int
+    rows_per_input: int
+    ignored: int
+    unreadable: tuple[tuple[str, str, str], ...]
+    """What follows the file's own name, class of error, message."""
+
+
+KnownFiles = Mapping[str, tuple[Listing, Sequence[Input]]]
+"""Listings of earlier runs with their inputs, by the file's absolute path."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -32,14 +48,19 @@ class Discovery:
     """Files in folders and archives that are of no kind we read (hidden ones not counted)."""
     duplicates: int = 0
     """Files named or linked more than once; the first mention counts."""
+    listings: dict[str, Listing] = dataclasses.field(default_factory=dict)
+    """Of the archives and files of ready text that gave inputs, by absolute path."""
 
 
-def discover(sources: Sequence[str], rows_per_input: int = ROWS_PER_INPUT) -> Discovery:
+def discover(
+    sources: Sequence[str], rows_per_input: int = ROWS_PER_INPUT, known: KnownFiles | None = None
+) -> Discovery:
     """List the inputs under `sources` (files, folders, archives), in the order given and by name within.
 
+    Files that are `known` and have not changed are not opened.
     Raises UserError for a source that does not exist or is of no supported kind, and if nothing is found.
     """
-    search = _Search(rows_per_input)
+    search = _Search(rows_per_input, known or {})
     for given in sources:
         path = Path(given).expanduser()
         if not path.exists():
@@ -70,9 +91,9 @@ def _hidden(name: str) -> bool:
 
 
 class _Search:
-    def __init__(self, rows_per_input: int) -> None:
+    def __init__(self, rows_per_input: int, known: KnownFiles) -> None:
         self.found = Discovery()
-        self._rows_per_input = rows_per_input
+        self._rows_per_input, self._known = rows_per_input, known
         self._seen: set[str] = set()
 
     def folder(self, top: Path) -> None:
@@ -113,11 +134,46 @@ class _Search:
         problem = _problem(source, real)
         if problem:
             self._unreadable(source.encode("utf-8", "replace").decode(), "unreadable", problem)
-        elif _kind(path.name) == "archive":
-            self._archive(source, real)
         else:
             status = Path(real).stat()
-            self._add(Input(source, "pdf", real, "", 0, 0, status.st_size, str(status.st_mtime_ns)), named)
+            whole = Input(source, "pdf", real, "", 0, 0, status.st_size, str(status.st_mtime_ns))
+            kind = _kind(path.name)
+            if kind == "pdf":
+                self._add(whole, named)
+            elif not self._as_known(source, real, status):
+                self._look_into(whole, status, kind == "archive", named)
+
+    def _as_known(self, source: str, path: str, status: os.stat_result) -> bool:
+        """List a file as an earlier run did, if it is the same."""
+        listing, inputs = self._known.get(path, (None, ()))
+        state = (status.st_size, status.st_mtime_ns, self._rows_per_input)
+        if not listing or not inputs or state != (listing.size, listing.modified_ns, listing.rows_per_input):
+            return False
+        for item in inputs:
+            name = f"{source}/{item.member}" if item.member else source
+            self.found.inputs.append(dataclasses.replace(item, source=name))
+        for rest, error, message in listing.unreadable:
+            self._unreadable(source + rest, error, message)
+        self.found.ignored += listing.ignored
+        self.found.listings[path] = listing
+        return True
+
+    def _look_into(self, whole: Input, status: os.stat_result, is_archive: bool, named: bool) -> None:
+        """Open an archive or a file of ready text, and list what is in it."""
+        found = self.found
+        n_inputs, n_unreadable, n_ignored = len(found.inputs), len(found.unreadable), found.ignored
+        if is_archive:
+            self._archive(whole.source, whole.path)
+        else:
+            self._add(whole, named)
+        if len(found.inputs) > n_inputs:
+            found.listings[whole.path] = Listing(
+                status.st_size,
+                status.st_mtime_ns,
+                self._rows_per_input,
+                found.ignored - n_ignored,
+                tuple((q.source[len(whole.source) :], q.error, q.message) for q in found.unreadable[n_unreadable:]),
+            )
 
     def _archive(self, source: str, path: str) -> None:
         try:

@@ -11,8 +11,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from hiperrag.collection import Collection
-from hiperrag.parsing.sources import Input, discover, iter_rows
-from hiperrag.workflows.plan import Plan, PlanFile, extend_plan, halves, known_pieces, load_plan, save_plan
+from hiperrag.parsing.sources import Input, Listing, discover, iter_rows
+from hiperrag.workflows.plan import (
+    Plan,
+    PlanFile,
+    extend_plan,
+    halves,
+    has_listings,
+    known_pieces,
+    load_plan,
+    save_plan,
+)
 from hiperrag.workflows.settings import PartSettings
 
 SETTINGS = PartSettings(target_seconds=100, files_per_part=3, rows_per_part=10, parts_per_shard=2)
@@ -48,7 +57,10 @@ def test_inputs_are_cut_into_bounded_parts_of_one_kind():
 def test_a_saved_plan_is_read_back_the_same(tmp_path):
     plan = extend(Plan(), [pdf(str(n)) for n in range(8)] + [rows("t.jsonl", 0, 10)])
     plan.duplicates = [(pdf("9"), "in/1")]
+    plan.listings["/data/t.jsonl"] = Listing(9, 8, 512, 1, (("/in.zip", "unsupported", "an archive"),))
+    assert not has_listings(Collection(tmp_path))
     save_plan(Collection(tmp_path), plan)
+    assert has_listings(Collection(tmp_path))
     assert load_plan(Collection(tmp_path)) == plan
 
 

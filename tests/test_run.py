@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import random
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -48,6 +51,15 @@ def whole(tmp_path_factory, models):
 
 def write(path: Path, n: int, word: str = "sample") -> None:
     write_rows(path, [{"_id": f"r{i}", "text": f"The {word} {i} weighs {i} g."} for i in range(n)])
+
+
+@contextlib.contextmanager
+def auditing(note: Callable[[str, tuple], object]) -> Iterator[None]:
+    """Python's audit events go to `note`; a hook can be added and never removed."""
+    active = True
+    sys.addaudithook(lambda event, arguments: note(event, arguments) if active else None)
+    yield
+    active = False
 
 
 def texts(root: Path) -> list[tuple[str, str]]:
@@ -267,6 +279,18 @@ def test_a_changed_file_replaces_its_documents(corpus, tmp_path):
     index(corpus, tmp_path / "c")
     assert len(texts(tmp_path / "c")) == 38
     assert all("changed" in text for _, text in texts(tmp_path / "c"))
+
+
+def test_a_rerun_opens_no_input_and_a_changed_one_is_read(corpus, tmp_path):
+    opened = []
+    index(corpus, tmp_path / "c")
+    with auditing(lambda event, arguments: opened.append(arguments[0]) if event == "open" else None):
+        index(corpus, tmp_path / "c")
+        assert str(corpus) not in opened
+        write(corpus, 41)
+        index(corpus, tmp_path / "c")
+        assert str(corpus) in opened
+    assert len(texts(tmp_path / "c")) == 41
 
 
 def test_a_change_to_a_collection_that_is_being_indexed_is_refused(corpus, tmp_path):

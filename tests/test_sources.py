@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hiperrag.errors import UserError
-from hiperrag.parsing import archives, inputs
+from hiperrag.parsing import archives, inputs, row_files
 from hiperrag.parsing.errors import ParseError
 from hiperrag.parsing.ready_text import document_from_row
 from hiperrag.parsing.row_files import JsonLinesReader, jsonl_ranges
@@ -202,6 +202,35 @@ def test_zip(tmp_path: Path) -> None:
     _zip(path, {"one.pdf": b"another"})
     with pytest.raises(ParseError, match="changed"):
         read_bytes(item)
+
+
+def test_files_listed_before_are_opened_again_only_if_they_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = _zip(tmp_path / "a.zip", {"one.pdf": b"1", "r.jsonl": _jsonl(5), "in.zip": b"", "note.txt": b""})
+    rows = tmp_path / "rows.jsonl"
+    rows.write_bytes(_jsonl(7))
+    first = discover([str(tmp_path)], 3)
+    known = {path: (one, [i for i in first.inputs if i.path == path]) for path, one in first.listings.items()}
+    assert set(known) == {str(archive), str(rows)}
+
+    opened = []
+    monkeypatch.setattr(archives, "list_members", lambda path: opened.append(path) or [])
+    monkeypatch.setattr(row_files, "jsonl_ranges", lambda *_: opened.append("rows") or [])
+    assert discover([str(tmp_path)], 3, known) == first
+    monkeypatch.chdir(tmp_path)
+    assert [item.source for item in discover(["a.zip"], 3, known).inputs] == ["a.zip/one.pdf", *["a.zip/r.jsonl"] * 2]
+    assert opened == []
+
+    os.utime(archive, ns=(0, 0))
+    rows.write_bytes(_jsonl(8))
+    with pytest.raises(UserError, match="nothing to read"):
+        discover([str(tmp_path)], 3, known)
+    assert opened == [str(archive), "rows"]
+    opened.clear()
+    with pytest.raises(UserError, match="nothing to read"):
+        discover([str(rows)], 4, known)
+    assert opened == ["rows"]
 
 
 def test_encrypted_and_damaged_zip_members(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -22,7 +23,7 @@ from hiperrag.errors import UserError
 from hiperrag.files import atomic_file
 from hiperrag.parsing.inputs import file_name
 from hiperrag.parsing.row_files import UNKNOWN
-from hiperrag.parsing.sources import Input
+from hiperrag.parsing.sources import Input, KnownFiles, Listing
 from hiperrag.workflows.settings import PartSettings
 
 ROWS_PER_GROUP = 4096
@@ -37,6 +38,7 @@ _SCHEMA = pa.schema(
     [(field.name, pa.int64() if field.type == "int" else pa.string()) for field in dataclasses.fields(Input)]
     + [("shard", pa.int32()), ("part", pa.int32()), ("duplicate_of", pa.string())]
 )
+_LISTINGS = b"hiperrag:listings"
 
 
 @dataclasses.dataclass(slots=True)
@@ -45,11 +47,21 @@ class Plan:
 
     shards: list[list[list[Input]]] = dataclasses.field(default_factory=list)
     duplicates: list[tuple[Input, str]] = dataclasses.field(default_factory=list)
+    listings: dict[str, Listing] = dataclasses.field(default_factory=dict)
+    """Archives and files of ready text as they were when they were last opened to list their inputs."""
 
     @property
     def inputs(self) -> list[Input]:
         """All inputs that belong to a part, in order."""
         return [item for shard in self.shards for part in shard for item in part]
+
+    def known_files(self) -> KnownFiles:
+        """The listings with the inputs of their files."""
+        known: dict[str, tuple[Listing, list[Input]]] = {path: (one, []) for path, one in self.listings.items()}
+        for item in [*self.inputs, *(item for item, _ in self.duplicates)] if known else []:
+            if item.path in known:
+                known[item.path][1].append(item)
+        return known
 
 
 def key(item: Input) -> Key:
@@ -69,7 +81,9 @@ def load_plan(collection: Collection) -> Plan:
         return plan
     parts: dict[tuple[int, int], list[Input]] = defaultdict(list)
     try:
-        rows = pq.read_table(collection.inputs_path).to_pylist()
+        table = pq.read_table(collection.inputs_path)
+        rows = table.to_pylist()
+        plan.listings = _listings(table.schema)
     except (OSError, pa.ArrowException) as error:
         reason = str(error).splitlines()[0][:200]
         raise UserError(
@@ -89,6 +103,22 @@ def load_plan(collection: Collection) -> Plan:
     return plan
 
 
+def has_listings(collection: Collection) -> bool:
+    """Whether the plan of an earlier run knows what is in some archives or files of ready text."""
+    try:
+        return bool(_listings(pq.read_schema(collection.inputs_path)))
+    except (OSError, pa.ArrowException):
+        return False
+
+
+def _listings(schema: pa.Schema) -> dict[str, Listing]:
+    stored = json.loads((schema.metadata or {}).get(_LISTINGS, b"{}"))
+    return {
+        path: Listing(**{**one, "unreadable": tuple(tuple(entry) for entry in one["unreadable"])})
+        for path, one in stored.items()
+    }
+
+
 def save_plan(collection: Collection, plan: Plan) -> None:
     """Write the plan, atomically; row groups hold whole shards, so that one can be read without the others."""
     shards = [
@@ -102,17 +132,19 @@ def save_plan(collection: Collection, plan: Plan) -> None:
     left_out = [
         {**dataclasses.asdict(item), "shard": -1, "part": -1, "duplicate_of": kept} for item, kept in plan.duplicates
     ]
+    listings = json.dumps({path: dataclasses.asdict(one) for path, one in plan.listings.items()})
+    schema = _SCHEMA.with_metadata({_LISTINGS: listings})
     with (
         atomic_file(collection.inputs_path) as temporary,
-        pq.ParquetWriter(temporary, _SCHEMA, compression="zstd") as writer,
+        pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
     ):
         rows: list[dict[str, Any]] = []
         for group in [*shards, left_out]:
             rows += group
             if len(rows) >= ROWS_PER_GROUP:
-                writer.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA))
+                writer.write_table(pa.Table.from_pylist(rows, schema=schema))
                 rows = []
-        writer.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA))
+        writer.write_table(pa.Table.from_pylist(rows, schema=schema))
 
 
 class PlanFile:

@@ -33,7 +33,7 @@ from hiperrag.workflows.backlog import Backlog
 from hiperrag.workflows.costs import Costs, rates_for
 from hiperrag.workflows.drive import Drive
 from hiperrag.workflows.ledger import Ledger
-from hiperrag.workflows.plan import extend_plan, load_plan, save_plan
+from hiperrag.workflows.plan import extend_plan, has_listings, load_plan, save_plan
 from hiperrag.workflows.pool import Pool
 from hiperrag.workflows.progress import Progress
 from hiperrag.workflows.recognition import Choice
@@ -87,7 +87,8 @@ def index_sources(
     if to.exists() and not (to.is_dir() and (collection.exists() or _is_resumable(to))):
         raise UserError(f"{to}: exists and is not a collection; name a new folder")
     rows_per_input = _settings(collection, [], override).parts.rows_per_input
-    found = discover(sources, rows_per_input=rows_per_input)
+    known = load_plan(collection).known_files() if has_listings(collection) else {}
+    found = discover(sources, rows_per_input, known)
     job = current_allocation()
     now = datetime.datetime.now(datetime.UTC)
     run = f"{now:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
@@ -231,6 +232,8 @@ class _Run:
             n_workers=self.site.n_workers,
             shared=bool(others),
         )
+        paths = {item.path for item in plan.inputs}
+        plan.listings = {path: one for path, one in (before.listings | found.listings).items() if path in paths}
         self.first = len(before.shards) if others else 0
         if others and plan.shards[: self.first] != before.shards:
             raise UserError(
