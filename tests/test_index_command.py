@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import importlib
 import json
 import os
 import random
@@ -17,6 +19,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from hiperrag import cli
 from hiperrag.cli.info import describe
 from hiperrag.collection import Collection
 from hiperrag.records import read_passages, read_quarantined
@@ -271,3 +274,19 @@ def wait_until(condition, seconds: float = 120) -> None:
     while not condition():
         assert time.monotonic() < deadline, "waited too long"
         time.sleep(0.05)
+
+
+def test_a_full_disk_is_told_in_one_line_wherever_it_is_met(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(**_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "/scratch/c/server.key")
+
+    monkeypatch.setattr(importlib.import_module("hiperrag.cli.app"), "app", fail)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    said = capsys.readouterr().err.splitlines()
+    assert said == [
+        "hiperrag: /scratch/c/server.key: no space left on device; make room and run the same command again"
+    ]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
+
+_FULL = {errno.ENOSPC: "no space left on device", errno.EDQUOT: "the quota of the disk is used up"}
 
 
 def main() -> None:
@@ -29,3 +32,9 @@ def main() -> None:
     except BrokenPipeError:  # the reader of our output went away, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"hiperrag: {where}{_FULL[error.errno]}; make room and run the same command again", file=sys.stderr)
+        sys.exit(2)
