@@ -179,6 +179,8 @@ class Collection:
         """Who works on the collection."""
         self.surveys = self.root / "surveys"
         """Parts read once, waiting for the choice of the pages to recognise; gone between runs."""
+        self.spent = self.surveys / "spent"
+        """Under a budget of time: what the recognition of each part took."""
 
     def documents_path(self, identity: str) -> Path:
         """Documents of one part."""

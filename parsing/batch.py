@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import itertools
 import threading
-import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -16,14 +14,17 @@ from hiperrag.parsing import router
 from hiperrag.parsing.errors import ParseError
 from hiperrag.parsing.inputs import Input
 from hiperrag.parsing.options import ParseOptions
+from hiperrag.parsing.purse import Purse
 from hiperrag.parsing.router import Budget
-from hiperrag.parsing.sandbox import Limits, Sandbox, parse_input
+from hiperrag.parsing.sandbox import Limits, MayRecognise, Sandbox, parse_input
 from hiperrag.records import Document, Quarantined
 
 WAITING_PER_WORKER = 4
 """Results held at a time, so that memory does not grow with the number of inputs."""
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
+Chosen = Mapping[int, Sequence[int]] | Purse
+"""The pages to recognise by the number of their document, or seconds for the most urgent ones."""
 
 
 def parse_many(
@@ -49,15 +50,13 @@ def parse_many(
         if not decides_later(options, budget):
             yield from zip(inputs, pool.map(lambda sandbox, item: parse(sandbox, item, options), inputs), strict=True)
             return
-        started = time.perf_counter()
         survey = survey_options(options)
         read = list(pool.map(lambda sandbox, item: parse(sandbox, item, survey), inputs))
-        chosen = _choose(read, options, budget, workers * (time.perf_counter() - started))
+        chosen = _choose(read, budget, pool.cpu_seconds)
 
         def finish(sandbox: Sandbox, number: int) -> list[Document | Quarantined]:
-            pages = chosen.get(("", number), [])
             outcomes = [
-                finish_survey(sandbox, inputs[number], outcome, pages, options)
+                finish_survey(sandbox, inputs[number], outcome, number, chosen, options)
                 if isinstance(outcome, Document)
                 else outcome
                 for outcome in read[number]
@@ -65,7 +64,9 @@ def parse_many(
             on_stage("recognise")
             return outcomes
 
-        yield from zip(inputs, pool.map(finish, range(len(inputs))), strict=True)
+        done = {number: pool.submit(finish, number) for number in in_order(len(read), chosen)}
+        for number, item in enumerate(inputs):
+            yield item, done.pop(number).result()
 
 
 def decides_later(options: ParseOptions, budget: Budget) -> bool:
@@ -78,14 +79,39 @@ def survey_options(options: ParseOptions) -> ParseOptions:
     return dataclasses.replace(options, recognise=(), pending=True)
 
 
+def in_order(n: int, chosen: Chosen) -> list[int]:
+    """The numbers of n documents, those whose pages spend a purse last, the most urgent of them first."""
+    spending = chosen.documents if isinstance(chosen, Purse) else []
+    return [*sorted(set(range(n)).difference(spending)), *spending]
+
+
 def finish_survey(
-    sandbox: Sandbox, item: Input, survey: Document, pages: Sequence[int], options: ParseOptions
+    sandbox: Sandbox, item: Input, survey: Document, number: int, chosen: Chosen, options: ParseOptions
 ) -> Document | Quarantined:
-    """A document that has been read once, with the chosen pages recognised; without text it goes to quarantine."""
+    """A document that has been read once, with its chosen pages recognised; without text it goes to quarantine."""
+    if isinstance(chosen, Purse) and any(map(router.is_needed, survey.pages)):
+        with chosen.account(number, lambda: sandbox.cpu_seconds) as account:
+            may_any = account.may_recognise(account.pages[0])
+            return _finish(sandbox, item, survey, account.pages if may_any else (), options, account.may_recognise)
+    return _finish(sandbox, item, survey, () if isinstance(chosen, Purse) else chosen.get(number, ()), options)
+
+
+def _finish(
+    sandbox: Sandbox,
+    item: Input,
+    survey: Document,
+    pages: Sequence[int],
+    options: ParseOptions,
+    may_recognise: MayRecognise = lambda *_: True,
+) -> Document | Quarantined:
     document = survey
     if pages:
-        with contextlib.suppress(ParseError):  # what has been read stays better than nothing
-            document = sandbox.parse(item, dataclasses.replace(options, recognise=tuple(pages)))
+        asked = dataclasses.replace(options, recognise=tuple(pages), pending=True)
+        try:
+            document = sandbox.parse(item, asked, may_recognise)
+        except ParseError as error:  # what has been read stays better than nothing
+            for page in (page for page in document.pages if page.page in pages):
+                page.reason = f"{page.reason}; {error.message}"
     for page in document.pages:
         if page.page not in pages and router.is_needed(page) and router.OVER_BUDGET not in page.reason:
             page.reason = f"{page.reason}; {router.OVER_BUDGET}"
@@ -95,15 +121,14 @@ def finish_survey(
     return Quarantined(document.source, "parse", "no_text", f"no text on any page ({worst.reason})")
 
 
-def _choose(
-    read: Sequence[Sequence[Document | Quarantined]], options: ParseOptions, budget: Budget, seconds: float
-) -> dict[tuple[str, int], list[int]]:
+def _choose(read: Sequence[Sequence[Document | Quarantined]], budget: Budget, seconds: float) -> Chosen:
+    """What is recognised after a first reading that took CPU `seconds`."""
     records = [(n, one.pages) for n, outcomes in enumerate(read) for one in outcomes if isinstance(one, Document)]
     wanted = list(itertools.chain.from_iterable(router.needs("", number, pages) for number, pages in records))
-    if not wanted:
-        return {}
-    n_pages = sum(len(pages) for _, pages in records)
-    return router.choose(wanted, budget.pages(n_pages, router.seconds_per_page(budget, options), seconds))
+    if budget.of != "pages":
+        return Purse(budget.seconds(seconds), wanted)
+    n_pages = budget.pages(sum(len(pages) for _, pages in records))
+    return {number: pages for (_, number), pages in router.choose(wanted, n_pages).items()}
 
 
 class _Workers:
@@ -124,11 +149,20 @@ class _Workers:
         for sandbox in self._sandboxes:
             sandbox.close()
 
+    @property
+    def cpu_seconds(self) -> float:
+        """Of all parser processes so far."""
+        return sum(sandbox.cpu_seconds for sandbox in self._sandboxes)
+
+    def submit(self, work: Callable[[Sandbox, _Item], _Result], item: _Item) -> Future[_Result]:
+        """`work` on an item as soon as a worker is free."""
+        return self._threads.submit(lambda: work(self._sandbox(), item))
+
     def map(self, work: Callable[[Sandbox, _Item], _Result], items: Iterable[_Item]) -> Iterator[_Result]:
         """`work` on all items, results in their order, few of them ahead of the reader."""
         waiting: deque[Future[_Result]] = deque()
         for item in items:
-            waiting.append(self._threads.submit(lambda item: work(self._sandbox(), item), item))
+            waiting.append(self.submit(work, item))
             if len(waiting) >= WAITING_PER_WORKER * self._n:
                 yield waiting.popleft().result()
         while waiting:

@@ -9,8 +9,9 @@ from typing import Any, Literal
 ParserName = Literal["auto", "fast", "oreo"]
 EngineName = Literal["auto", "tesseract", "rapidocr", "none"]
 
-OnPage = Callable[[int, int], None]
-"""Called before work on a page begins (0: on no page), with how many pages from it on are being recognised together."""
+OnPage = Callable[[int, int], bool | None]
+"""Called before work on a page begins (0: on no page), with how many pages from it on are to be recognised together.
+False says that no more may be recognised."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -27,7 +28,7 @@ class ParseOptions:
     language: str = "eng"
     """Of pages without a text layer, as Tesseract names it; several joined by +."""
     recognise: tuple[int, ...] | None = None
-    """The pages whose characters may be recognised, from 1; None for all that need it."""
+    """The pages whose characters may be recognised, from 1, in this order; None for all that need it."""
     pending: bool = False
     """Pages that need recognition are left for later; a document without text is no error yet."""
     page_seconds: float = 60.0

@@ -81,10 +81,12 @@ def _judge(pdf: Any, read: Reading) -> dict[int, Spoilt]:
 
 def _recognise(pdf: Any, read: Reading, spoilt: Mapping[int, Spoilt], options: ParseOptions, on_page: OnPage) -> None:
     """Replace the pages and parts of pages that need it, and may be, by what is recognised on them."""
-    wanted = {record.page: index for index, record in enumerate(read.records) if router.is_needed(record)}
+    places = {record.page: index for index, record in enumerate(read.records) if router.is_needed(record)}
+    wanted = list(places)
     if options.recognise is not None:
-        for page in wanted.keys() - set(options.recognise):
-            _annotate(read.records, wanted.pop(page), router.OVER_BUDGET)
+        wanted = [page for page in options.recognise if page in places]
+        for page in places.keys() - set(wanted):
+            _annotate(read.records, places[page], router.OVER_BUDGET)
     if not wanted or options.engine == "none":
         return
     from hiperrag.parsing.recognition import engines, pages
@@ -92,29 +94,36 @@ def _recognise(pdf: Any, read: Reading, spoilt: Mapping[int, Spoilt], options: P
     try:
         engine = engines.load(options.engine, options.language)
     except UserError as error:
-        for index in wanted.values():
-            _annotate(read.records, index, str(error))
+        for page in wanted:
+            _annotate(read.records, places[page], str(error))
         return
-    for number in sorted(spoilt.keys() & wanted.keys()):
-        on_page(number, 1)
-        mended = _mend(pdf, read.pages[number], spoilt[number], engine, options.page_seconds)
-        record = read.records[wanted.pop(number)]
-        record.reason = record.reason.replace(router.IN_PART, mended)
     batch = options.batch if engine.on_gpu else 1
     failed: dict[int, str] = {}
+    spent = False
 
-    def announce(numbers: Sequence[int]) -> None:
-        on_page(numbers[0], len(numbers))
+    def announce(numbers: Sequence[int]) -> bool:
+        nonlocal spent
+        spent = spent or on_page(numbers[0], len(numbers)) is False
+        return not spent
 
-    found = pages.read_pages(pdf, list(wanted), engine, options.page_seconds, failed, batch, announce)
-    on_page(0, 0)
-    for number, index in wanted.items():
+    whole = [page for page in wanted if page not in spoilt]
+    found = pages.read_pages(pdf, whole, engine, options.page_seconds, failed, batch, announce)
+    for number in whole:
+        index = places[number]
         if number in found:
             read.pages[number] = found[number]
             reason = f"{read.records[index].reason}; {engine.name}"
             read.records[index] = dataclasses.replace(read.records[index], route="ocr", reason=reason)
         else:
-            _annotate(read.records, index, failed.get(number, "not read"))
+            _annotate(read.records, index, failed.get(number, router.OVER_BUDGET if spent else "not read"))
+    for number in (page for page in wanted if page in spoilt):
+        record = read.records[places[number]]
+        if announce([number]):
+            mended = _mend(pdf, read.pages[number], spoilt[number], engine, options.page_seconds)
+            record.reason = record.reason.replace(router.IN_PART, mended)
+        else:
+            _annotate(read.records, places[number], router.OVER_BUDGET)
+    on_page(0, 0)
 
 
 def _mend(pdf: Any, page: Page, spoilt: Spoilt, engine: Engine, seconds: float) -> str:

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from typing import Literal
 
 from hiperrag.errors import UserError
-from hiperrag.parsing.options import ParseOptions
 from hiperrag.records import PageRecord
 
 GOOD_TEXT = 0.5
@@ -59,13 +58,16 @@ class Budget:
         """Whether every page that needs it may be recognised."""
         return self.of == "pages" and self.amount >= 1
 
-    def pages(self, n_pages: int, seconds_per_page: float, seconds_spent: float) -> int:
-        """How many pages may be recognised of `n_pages`, at CPU `seconds_per_page` each, after a first reading of all
-        that took `seconds_spent`."""
-        if self.of == "pages":
-            return int(self.amount * n_pages + 1e-9)
-        seconds = self.amount if self.of == "seconds" else self.amount / (1 - self.amount) * seconds_spent
-        return min(n_pages, int(seconds / seconds_per_page))
+    def pages(self, n_pages: int) -> int:
+        """How many of `n_pages` may be recognised, where it is a share of them."""
+        assert self.of == "pages"
+        return int(self.amount * n_pages + 1e-9)
+
+    def seconds(self, seconds_spent: float) -> float:
+        """CPU seconds that recognition may take after a first reading of all pages that took `seconds_spent`, where it
+        is one of time."""
+        assert self.of != "pages"
+        return self.amount if self.of == "seconds" else self.amount / (1 - self.amount) * seconds_spent
 
 
 @dataclasses.dataclass(frozen=True, slots=True, order=True)
@@ -79,16 +81,6 @@ class Need:
     page: int
     share: float = 1.0
     """Of the page's text to recognise."""
-
-
-def seconds_per_page(budget: Budget, options: ParseOptions) -> float:
-    """CPU seconds that recognising a page takes on this machine; measured only where the budget is one of time."""
-    if budget.of == "pages":
-        return 0.0
-    assert options.engine != "none", "without an engine there is nothing to budget"
-    from hiperrag.parsing.recognition import trial
-
-    return trial.seconds_per_page(options.engine, options.language)
 
 
 def is_needed(record: PageRecord) -> bool:

@@ -17,8 +17,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
+import psutil
 from pydantic import TypeAdapter, ValidationError
 
 import hiperrag
@@ -40,6 +41,9 @@ _FILES_PER_CHILD = 500  # bounds what leaks in a C library can add up to
 _MAX_REPLY = 512 << 20
 _HEADER = 8
 _WATCH_SECONDS = 0.1
+
+MayRecognise = Callable[[int, int], bool]
+"""Whether some pages may be recognised, by the first of them and their number; asked before each."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -82,6 +86,7 @@ class Sandbox:
         self._parser = parser
         self._child: _Child | None = None
         self._lost: _ChildLostError | None = None
+        self._ended_seconds = 0.0
 
     def __enter__(self) -> Sandbox:
         return self
@@ -104,9 +109,17 @@ class Sandbox:
         """End the child process."""
         if self._child:
             self._child.kill()
+            self._ended_seconds += self._child.cpu_seconds
             self._child = None
 
-    def parse(self, item: Input, options: ParseOptions | None = None) -> Document:
+    @property
+    def cpu_seconds(self) -> float:
+        """What the child processes have used so far, those that these started included."""
+        return self._ended_seconds + (self._child.cpu_seconds if self._child else 0.0)
+
+    def parse(
+        self, item: Input, options: ParseOptions | None = None, may_recognise: MayRecognise = lambda *_: True
+    ) -> Document:
         """The document of a PDF input, without the pages that cost a child its life.
 
         Raises ParseError: the parser's own errors and those of `read_bytes`; "damaged" for any other
@@ -118,7 +131,7 @@ class Sandbox:
         while True:
             self._lost = None
             try:
-                return self._parse(item, options)
+                return self._parse(item, options, may_recognise)
             except ParseError as error:
                 lost = self._lost
                 if not lost or not lost.page or len(options.skip) >= _MAX_LOST_PAGES or lost.page in options.skip:
@@ -128,14 +141,14 @@ class Sandbox:
                 else:
                     options = dataclasses.replace(options, skip={**options.skip, lost.page: error.message})
 
-    def _parse(self, item: Input, options: ParseOptions) -> Document:
+    def _parse(self, item: Input, options: ParseOptions, may_recognise: MayRecognise) -> Document:
         for fresh in (False, True):
             if self._child and (fresh or self._child.n_files >= _FILES_PER_CHILD):
                 self.close()
             child = self._child = self._child or self._start()
             reused = child.n_files > 0
             try:
-                reply = child.ask(item, options, self._limits)
+                reply = child.ask(item, options, self._limits, may_recognise)
             except _ChildLostError as lost:
                 self.close()
                 if fresh or lost.kind == "timeout" or (lost.kind == "memory" and not reused):
@@ -204,6 +217,7 @@ class _Child:
 
     def __init__(self, parser: str, limits: Limits) -> None:
         self.n_files = 0
+        self._cpu_seconds = 0.0
         self._received = bytearray()
         self._limit = limits.megabytes << 20
         root = str(Path(hiperrag.__file__).resolve().parents[1])
@@ -228,18 +242,24 @@ class _Child:
             self.kill()
             raise
 
-    def ask(self, item: Input, options: ParseOptions, limits: Limits) -> _Reply:
+    @property
+    def cpu_seconds(self) -> float:
+        """Of the child and of what it started and saw end."""
+        self._note_seconds()
+        return self._cpu_seconds
+
+    def _note_seconds(self) -> None:
+        if self._process.returncode is None:  # its number may be another's later
+            with contextlib.suppress(psutil.Error):
+                times = psutil.Process(self._process.pid).cpu_times()
+                self._cpu_seconds = times.user + times.system + times.children_user + times.children_system
+
+    def ask(self, item: Input, options: ParseOptions, limits: Limits, may_recognise: MayRecognise) -> _Reply:
         """Send a request, wait for the reply. Raises _ChildLostError; the child is dead then."""
         self.n_files += 1
         asked = {"id": self.n_files, "input": item.to_row(), "max_bytes": limits.max_bytes, "options": options.to_row()}
-        request = json.dumps(asked).encode()
         clock = _Clock(limits)
-        stdin = self._pipe(self._process.stdin)
-        try:
-            stdin.write(len(request).to_bytes(_HEADER, "big") + request)
-            stdin.flush()
-        except BrokenPipeError:
-            raise self._death(0) from None
+        self._send(asked)
         while True:
             try:
                 reply = _REPLY.validate_json(self._receive(clock.deadline), strict=True)
@@ -254,6 +274,19 @@ class _Child:
             if reply.page < 0:
                 return reply
             clock.turn(reply.page, reply.recognise)
+            if reply.recognise:
+                go = may_recognise(reply.page, reply.recognise)
+                clock.turn(reply.page, reply.recognise)  # nobody's time until now
+                self._send({"go": go})
+
+    def _send(self, message: dict[str, Any]) -> None:
+        payload = json.dumps(message).encode()
+        stdin = self._pipe(self._process.stdin)
+        try:
+            stdin.write(len(payload).to_bytes(_HEADER, "big") + payload)
+            stdin.flush()
+        except BrokenPipeError:
+            raise self._death(0) from None
 
     def kill(self) -> None:
         """End the child and close its pipes."""
@@ -267,6 +300,7 @@ class _Child:
                     pipe.close()
 
     def _kill_group(self) -> None:
+        self._note_seconds()
         if self._process.poll() is None:
             try:
                 os.killpg(self._process.pid, signal.SIGKILL)
@@ -313,6 +347,7 @@ class _Child:
         return 1024 * max(map(int, sizes), default=0)
 
     def _death(self, peak: int) -> _ChildLostError:
+        self._note_seconds()
         try:
             code = self._process.wait(5)
         except subprocess.TimeoutExpired:

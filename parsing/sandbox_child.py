@@ -1,7 +1,8 @@
 """The process that reads and parses PDFs for `sandbox.Sandbox`: limits itself, then answers requests.
 
 Messages on standard input and output are 8 bytes of length (big-endian) and JSON: a request holds an id,
-an input and the limit on its size; a reply the id and {"document": ...} or {"error": ..., "message": ...}.
+an input and the limit on its size; a reply the id and {"document": ...} or {"error": ..., "message": ...}. Before it
+recognises a page, the child says so and is answered {"go": ...}.
 """
 
 from __future__ import annotations
@@ -44,22 +45,24 @@ def main(parser: str, memory: int, seconds: float, parent: int) -> None:
     while request := _receive(requests):
         _limit_processor_time(seconds)
         asked = json.loads(request)
-        steps = _Steps(replies, asked["id"], seconds)
+        steps = _Steps(requests, replies, asked["id"], seconds)
         _send(replies, {"id": asked["id"], **_answer(parse, asked, steps), "at": steps.page})
 
 
 class _Steps:
-    """Tells the parent which page work begins on."""
+    """Tells the parent which page work begins on, and asks it before one is recognised."""
 
-    def __init__(self, replies: IO[bytes], number: int, seconds: float) -> None:
-        self._replies, self._number, self._seconds = replies, number, seconds
+    def __init__(self, requests: IO[bytes], replies: IO[bytes], number: int, seconds: float) -> None:
+        self._requests, self._replies, self._number, self._seconds = requests, replies, number, seconds
         self.page = 0
 
-    def __call__(self, page: int, recognise: int) -> None:
+    def __call__(self, page: int, recognise: int) -> bool:
         self.page = page
-        if recognise:
-            _limit_processor_time(self._seconds)
         _send(self._replies, {"id": self._number, "page": page, "recognise": recognise})
+        if not recognise:
+            return True
+        _limit_processor_time(self._seconds)
+        return bool(json.loads(_receive(self._requests))["go"])
 
 
 def _answer(parse: _Parser, request: dict[str, Any], on_page: OnPage) -> dict[str, Any]:

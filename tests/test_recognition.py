@@ -467,7 +467,11 @@ def test_pages_of_a_file_go_to_the_engine_in_batches(tesseract_engine):
     with pymupdf.open() as pdf:
         for _ in range(3):
             text_page(pdf, SENTENCE)
-        found = pages.read_pages(pdf, [3, 1, 2], Counting(), batch=2, on_batch=announced.append)
+        found = pages.read_pages(
+            pdf, [3, 1, 2], Counting(), batch=2, on_batch=lambda numbers: not announced.append(list(numbers))
+        )
+        refused = pages.read_pages(pdf, [3, 1, 2], Counting(), batch=2, on_batch=lambda numbers: len(numbers) > 1)
     assert sorted(found) == [1, 2, 3]
-    assert calls == [2, 1]
+    assert sorted(refused) == [1, 3]
+    assert calls == [2, 1, 2]
     assert announced == [[3, 1], [2]]

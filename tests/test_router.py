@@ -41,16 +41,16 @@ def test_what_is_no_budget_is_refused_in_one_line(text: str) -> None:
     assert "\n" not in str(refused.value)
 
 
-def test_a_budget_says_how_many_pages() -> None:
-    assert Budget.parse("all").pages(123, 2.0, 10.0) == 123
-    assert Budget.parse("none").pages(123, 2.0, 10.0) == 0
-    assert Budget.parse("10%").pages(123, 2.0, 10.0) == 12
-    assert Budget.parse("7%").pages(100, 2.0, 10.0) == 7, "no page is lost to rounding"
-    assert Budget.parse("20s").pages(123, 2.0, 10.0) == 10
-    assert Budget.parse("1h").pages(123, 2.0, 10.0) == 123
-    # A quarter of the whole time: 10 s of reading are three quarters, 3.33 s are left, enough for one page.
-    assert Budget.parse("time:25%").pages(123, 2.0, 10.0) == 1
-    assert Budget.parse("time:50%").pages(123, 2.0, 10.0) == 5
+def test_a_budget_says_how_many_pages_or_seconds() -> None:
+    assert Budget.parse("all").pages(123) == 123
+    assert Budget.parse("none").pages(123) == 0
+    assert Budget.parse("10%").pages(123) == 12
+    assert Budget.parse("7%").pages(100) == 7, "no page is lost to rounding"
+    assert Budget.parse("20s").seconds(10.0) == 20.0
+    assert Budget.parse("1h").seconds(10.0) == 3600.0
+    # A quarter of the whole time: 10 s of reading are three quarters, 3.33 s are left.
+    assert Budget.parse("time:25%").seconds(10.0) == pytest.approx(10 / 3)
+    assert Budget.parse("time:50%").seconds(10.0) == pytest.approx(10.0)
 
 
 def record(page: int, quality: float, route: str = "text") -> PageRecord:

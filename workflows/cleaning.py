@@ -124,3 +124,4 @@ def _outputs(collection: Collection, manifest: Manifest | None, plan: Plan, sett
             yield collection.quarantine_path(names.documents)
             if names.surveyed:
                 yield collection.surveys / "choice.json"
+                yield collection.spent

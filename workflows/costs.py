@@ -72,7 +72,7 @@ class Costs:
                 total[stage] += seconds
         return total
 
-    def recognition(self, n_pages: int) -> float:
+    def recognition(self, n_pages: float) -> float:
         """Seconds for recognising pages, whose number is not known before files have been read."""
         return n_pages * self._seconds["recognise"]
 

@@ -15,11 +15,12 @@ from hiperrag.events import EventLog
 from hiperrag.parsing.sources import Input
 from hiperrag.records import Quarantined, write_records
 from hiperrag.workflows.backlog import Backlog, Part, Shard
+from hiperrag.workflows.choice import Choice
 from hiperrag.workflows.ledger import Ledger
 from hiperrag.workflows.metering import Measured, Metered, place_of
 from hiperrag.workflows.pool import NodeLostError, Pool, WorkerLostError, result_of
 from hiperrag.workflows.progress import Progress
-from hiperrag.workflows.recognition import Choice, recognise_part
+from hiperrag.workflows.recognition import recognise_part
 from hiperrag.workflows.schedule import Scheduler, Task
 from hiperrag.workflows.settings import IndexSettings
 from hiperrag.workflows.sharing import Shares
@@ -158,19 +159,18 @@ class Drive:
         if stage == "build":
             cost = sum(part.seconds["build"] for part in shard.pieces)
         elif stage == "recognise":
-            pages = self._pages(shard.parts[position])
-            cost = self._backlog.costs.recognition(sum(map(len, pages.values())))
+            cost = self._backlog.costs.recognition(self._choice.n_pages(self._considered(shard.parts[position])))
         else:
             cost = shard.parts[position].seconds[stage]
         pool, rank = self._site.pool_of(stage), STAGES.index(stage)
         return Task(stage, shard.number, position, pool, rank, shard.order, cost)
 
-    def _pages(self, part: Part) -> dict[int, list[int]]:
-        """The pages of a part to recognise; a piece of one that was split has its own share of the budget."""
+    def _considered(self, part: Part) -> str:
+        """The name of a part that the choice covers; a piece of one that was split is considered when it comes."""
         documents = part.names.documents
         if not self._choice.covers(documents):
             self._choice.make([documents], part.seconds["parse"])
-        return self._choice.pages_of(documents)
+        return documents
 
     def _submit(self, pool: Pool, task: Task) -> None:
         shard = self._shards[task.shard]
@@ -195,7 +195,8 @@ class Drive:
         if stage == "parse":
             return (parse_part, *start, part.inputs, self._settings)
         if stage == "recognise":
-            return (recognise_part, *start, part.inputs, self._settings, self._pages(part))
+            share = self._choice.share_of(self._considered(part))
+            return (recognise_part, *start, part.inputs, self._settings, share)
         if stage == "chunk":
             return (chunk_part, *start, self._settings, self._encoder)
         return (encode_part, *start, self._settings, self._encoder, self._site.threads_per_worker)
@@ -290,6 +291,7 @@ class Drive:
             self._events.write("part_split", **told, into=[], done={})
             self._survey_ended(shard)
             return
+        self._choice.release(part.names.documents)
         pieces = self._backlog.split(part)
         if pieces:
             self._split(shard, part, pieces, told)

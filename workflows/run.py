@@ -30,13 +30,13 @@ from hiperrag.parsing.sources import Discovery, discover, read_bytes
 from hiperrag.records import read_quarantined
 from hiperrag.workflows.allocation import current_allocation
 from hiperrag.workflows.backlog import Backlog
+from hiperrag.workflows.choice import Choice, open_choice
 from hiperrag.workflows.costs import Costs, rates_for
 from hiperrag.workflows.drive import Drive
 from hiperrag.workflows.ledger import Ledger
 from hiperrag.workflows.plan import extend_plan, has_listings, load_plan, save_plan
 from hiperrag.workflows.pool import Pool
 from hiperrag.workflows.progress import Progress
-from hiperrag.workflows.recognition import Choice
 from hiperrag.workflows.report import write_report
 from hiperrag.workflows.settings import IndexSettings
 from hiperrag.workflows.sites import Site
@@ -188,7 +188,7 @@ class _Run:
             )
             for name, problem in self.damaged.items():
                 self.events.write("shard_damaged", shard=name, message=problem)
-            choice = Choice(self.collection, self.settings.parse)
+            choice = open_choice(self.collection, self.settings.parse)
             stage_seconds, stopped = self._work(choice)
             manifest = self._end(choice, stopped)
             summary = self._summary(manifest, ignored, stage_seconds, stopped)

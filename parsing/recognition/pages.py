@@ -39,18 +39,20 @@ def read_pages(
     seconds: float = PAGE_SECONDS,
     failed: dict[int, str] | None = None,
     batch: int = BATCH,
-    on_batch: Callable[[Sequence[int]], None] = lambda _: None,
+    on_batch: Callable[[Sequence[int]], bool] = lambda _: True,
 ) -> dict[int, RecognisedPage]:
     """Pages of an open PyMuPDF document by number, which counts from 1.
 
     `seconds` limits the time of a page. A page that cannot be read is not in the result; `failed`, if given, takes
-    the reason by number. `on_batch` is called with the numbers of up to `batch` pages before their turn.
+    the reason by number. `on_batch` is called with the numbers of up to `batch` pages before their turn, and says
+    whether it comes; if not, these pages and all after them are left out.
     """
     failed = failed if failed is not None else {}
     drafts: list[typeset.Draft] = []
     for start in range(0, len(numbers), batch):
         chosen = numbers[start : start + batch]
-        on_batch(chosen)
+        if not on_batch(chosen):
+            break
         drafts += _drafts(pdf, chosen, engine, seconds, failed)
     return {page.number: page for page in typeset.finish(drafts)}
 
