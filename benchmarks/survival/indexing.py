@@ -5,11 +5,11 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from pathlib import Path
 
-from hiperrag.errors import UserError
+from hiperrag.cli import run
+from hiperrag.cli.stopping import heed_sigterm
 from hiperrag.workflows.run import index_sources
 from hiperrag.workflows.settings import IndexSettings, PartSettings
 from hiperrag.workflows.sites import load_site
@@ -17,16 +17,15 @@ from hiperrag.workflows.sites import load_site
 PARTS = PartSettings(files_per_part=1, rows_per_part=30, parts_per_shard=3)
 
 
-def main() -> int:
-    """Index; exit status 2 with one line for what cannot be."""
+def main() -> None:
+    """Index, and end as `hiperrag index` does."""
     site, to, *sources = sys.argv[1:]
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
+    heed_sigterm()
+
+    def index() -> None:
         index_sources(sources, Path(to), load_site(site), _small, quiet=True)
-    except UserError as error:
-        print(f"hiperrag: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+    run(index)
 
 
 def _small(settings: IndexSettings) -> IndexSettings:
@@ -34,4 +33,4 @@ def _small(settings: IndexSettings) -> IndexSettings:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

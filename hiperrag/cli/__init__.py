@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import sys
+from collections.abc import Callable
+from typing import NoReturn
 
 _FULL = {errno.ENOSPC: "no space left on device", errno.EDQUOT: "the quota of the disk is used up"}
 
@@ -13,13 +16,20 @@ def main() -> None:
     """Entry point of the `hiperrag` command."""
     # Idle OpenMP threads that spin take the cores from those at work, tenfold so on a busy machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from hiperrag.cli.app import app
+
+    run(lambda: app(standalone_mode=False))
+
+
+def run(command: Callable[[], int | None]) -> NoReturn:
+    """Exit with the status that a command returns, or after one line on what is in its way."""
     from typer.exceptions import Abort, TyperException
 
-    from hiperrag.cli.app import app
     from hiperrag.errors import UserError
 
+    logging.raiseExceptions = False  # a full disk is told once, and not by each log on it
     try:
-        sys.exit(app(standalone_mode=False))
+        sys.exit(command())
     except (UserError, TyperException) as error:
         from hiperrag.index import launch
 
