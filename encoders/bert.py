@@ -17,6 +17,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
+from hiperrag.encoders.adapting import base_folder, merge_adapter
+from hiperrag.encoders.config import read_config
 from hiperrag.encoders.linear import FloatLinear, Linear
 from hiperrag.errors import UserError
 
@@ -104,7 +106,7 @@ def read_shape(folder: Path) -> BertShape:
     kind = config.get("model_type")
     plain = config.get("position_embedding_type", "absolute") == "absolute"
     if kind != "bert" or config.get("hidden_act") != "gelu" or not plain:
-        raise UserError(f"{folder} holds a {kind} model; encoders are BERT models with gelu")
+        raise UserError(f"{folder} holds a {kind} model; encoders are BERT (gelu), ModernBERT, Llama, Mistral, Qwen")
     return BertShape(
         heads=config["num_attention_heads"],
         layers=config["num_hidden_layers"],
@@ -115,14 +117,24 @@ def read_shape(folder: Path) -> BertShape:
 
 
 def read_weights(folder: Path, layers: int) -> dict[str, Tensor]:
-    """The encoder's weights in float32, whatever head the model was saved under."""
-    path = folder / "model.safetensors"
+    """The encoder's weights in float32, whatever head the model was saved under, with the folder's adapter merged."""
+    config = read_config(folder)
+    base = base_folder(folder, config)
+    path = base / "model.safetensors"
     if not path.is_file():
-        raise UserError(f"{folder} has no model.safetensors: save the model with `save_pretrained`")
-    weights = {name.removeprefix("bert."): weight for name, weight in load_file(path).items()}
+        raise UserError(f"{base} has no model.safetensors: save the model with `save_pretrained`")
+    weights = {_plain_name(name): weight for name, weight in load_file(path).items()}
     if f"encoder.layer.{layers - 1}.output.dense.weight" not in weights:
         raise UserError(f"{path} does not hold the {layers} BERT layers that config.json announces")
+    if base != folder:
+        weights = merge_adapter(weights, folder)
     return {name: weight.float() for name, weight in weights.items() if name.startswith(("embeddings.", "encoder."))}
+
+
+def _plain_name(name: str) -> str:
+    """A weight's name in `BertModel`; some releases of transformers save layer norms under TensorFlow's names."""
+    name = name.removeprefix("bert.")
+    return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
 
 
 def _pair(weights: dict[str, Tensor], name: str) -> tuple[Tensor, Tensor]:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-
-from safetensors import safe_open
 
 from hiperrag.collection import EncoderEntry
 from hiperrag.encoders.config import read_config
 from hiperrag.encoders.loading import encoder_folder
 from hiperrag.encoders.precision import chosen_precision, split_spec, vectors_identity
+from hiperrag.encoders.projecting import projected_dim
 from hiperrag.files import fingerprint, sha256_file
 from hiperrag.models import packaged
 
@@ -31,13 +29,7 @@ def describe(spec: str) -> EncoderEntry:
         spec=f"{name}:{precision}",
         identity=vectors_identity(folder, config, precision),
         tokenizer=fingerprint(sha256_file(folder / "tokenizer.json"), config.passage_prefix, config.passage_max_tokens),
-        dim=_projected(folder / config.projection) if config.projection else hidden,
+        dim=projected_dim(folder, config) or hidden,
         pooled_dim=hidden,
         max_tokens=config.passage_max_tokens,
     )
-
-
-def _projected(file: Path) -> int:
-    """Dimensions that a projection's matrix gives, from the file's header."""
-    with safe_open(file, framework="numpy") as tensors:
-        return int(tensors.get_slice("weight").get_shape()[0])

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
@@ -16,12 +15,13 @@ from hiperrag.encoders.batching import length_sorted_batches
 from hiperrag.encoders.config import EncoderConfig
 from hiperrag.encoders.measuring import build, token_budget
 from hiperrag.encoders.precision import Precision, vectors_identity
+from hiperrag.encoders.projecting import load_projection
 from hiperrag.encoders.tokenizing import TextTokenizer, Tokenized
 from hiperrag.errors import UserError
 
 
 class LateInteractionEncoder:
-    """Encodes passages and queries with one BERT; implements `hiperrag.encoders.base.Encoder`."""
+    """Encodes passages and queries with one transformer; implements `hiperrag.encoders.base.Encoder`."""
 
     def __init__(self, folder: Path, name: str, config: EncoderConfig, precision: Precision) -> None:
         self.name = name
@@ -32,7 +32,7 @@ class LateInteractionEncoder:
         limit = self._forward.shape.positions
         if max(config.query_max_tokens, config.passage_max_tokens) > limit:
             raise UserError(f"{folder}: the model has {limit} positions; lower its token limits")
-        self._projection = _projection(folder, config)
+        self._projection = load_projection(folder, config)
         self.pooled_dim = self._forward.shape.hidden
         self.dim = self.pooled_dim if self._projection is None else self._projection.shape[0]
         self.max_tokens = config.passage_max_tokens
@@ -71,6 +71,8 @@ class LateInteractionEncoder:
         texts = torch.split(hidden, list(lengths))
         if self.config.pooling == "cls":
             summed = torch.stack([text[0] for text in texts])
+        elif self.config.pooling == "last":
+            summed = torch.stack([text[-1] for text in texts])
         else:
             summed = torch.stack([text.mean(0) for text in texts])
         return functional.normalize(summed, dim=1)
@@ -92,16 +94,6 @@ class LateInteractionEncoder:
         mask = torch.zeros(self.tokenizer.vocabulary_size, dtype=torch.bool)
         mask[list(ids)] = True
         return mask
-
-
-def _projection(folder: Path, config: EncoderConfig) -> Tensor | None:
-    if config.projection is None:
-        return None
-    path = folder / config.projection
-    if not path.is_file():
-        raise UserError(f"{path} is named in the encoder's configuration and is not there")
-    weight: Tensor = load_file(path)["weight"]
-    return weight.float()
 
 
 def _counts(keep: Tensor, lengths: Sequence[int]) -> list[int]:

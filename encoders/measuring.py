@@ -16,9 +16,11 @@ from hiperrag.encoders.batching import length_sorted_batches
 from hiperrag.encoders.bert import PackedBert
 from hiperrag.encoders.config import EncoderConfig
 from hiperrag.encoders.linear import int8_is_exact
+from hiperrag.encoders.padded import KINDS, PaddedModel, model_kind
 from hiperrag.encoders.precision import PRECISIONS, RECIPE, Precision, sample_text
 from hiperrag.encoders.quantizing import use_int8
 from hiperrag.encoders.tokenizing import TextTokenizer
+from hiperrag.errors import UserError
 from hiperrag.files import fingerprint
 from hiperrag.models import cache_root, weights_hash
 
@@ -31,11 +33,15 @@ _ROUNDS = 3
 _log = logging.getLogger(__name__)
 
 
-def build(folder: Path, config: EncoderConfig, precision: Precision) -> PackedBert:
-    """The folder's model, ready to run in the given precision.
+def build(folder: Path, config: EncoderConfig, precision: Precision) -> PackedBert | PaddedModel:
+    """The folder's model, ready to run in the given precision. UserError for int8 where the model is no BERT.
 
     Where int8 arithmetic cannot be trusted, float32 stands in for it: their vectors agree.
     """
+    if model_kind(folder) in KINDS:
+        if precision == "int8":
+            raise UserError(f"{folder}: int8 is for BERT models; use float32 or bfloat16")
+        return PaddedModel(folder, torch.bfloat16 if precision == "bfloat16" else torch.float32)
     if precision == "bfloat16":
         return PackedBert(folder, torch.bfloat16)
     bert = PackedBert(folder)
@@ -54,7 +60,7 @@ def measure(folder: Path, config: EncoderConfig) -> dict[Precision, dict[str, fl
     runs: dict[Precision, Callable[[], Tensor]] = {}
     reference = torch.empty(0)
     for precision in PRECISIONS:
-        if precision == "int8" and not int8_is_exact():
+        if precision == "int8" and (model_kind(folder) in KINDS or not int8_is_exact()):
             continue
         try:
             bert = build(folder, config, precision)
@@ -91,7 +97,7 @@ def best(measured: dict[Precision, dict[str, float]]) -> Precision:
     return chosen
 
 
-def _encode(bert: PackedBert, texts: list[Tensor]) -> Tensor:
+def _encode(bert: PackedBert | PaddedModel, texts: list[Tensor]) -> Tensor:
     """Hidden states in float32, rows in the order of `texts`, batched as the encoder batches."""
     lengths = [len(text) for text in texts]
     rows: list[Tensor] = [torch.empty(0)] * len(texts)

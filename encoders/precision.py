@@ -37,7 +37,8 @@ def split_spec(spec: str) -> tuple[str, Precision | None]:
 def vectors_identity(folder: Path, config: EncoderConfig, precision: Precision) -> str:
     """Hash of everything that decides the vectors of a text."""
     recipe = RECIPE if precision == "int8" else ""
-    return fingerprint(weights_hash(folder), config.model_dump_json(), precision, recipe)
+    settings = config.model_dump_json(exclude={"base", "base_hash"})  # the folder's own hash covers them
+    return fingerprint(weights_hash(folder), settings, precision, recipe)
 
 
 def chosen_precision(folder: Path, config: EncoderConfig) -> Precision:

@@ -75,6 +75,10 @@ class TextTokenizer:
             if token_id not in special and _is_punctuation(token)
         )
 
+    def tokens(self, ids: Sequence[int]) -> list[str]:
+        """The vocabulary's spelling of each id."""
+        return [str(self._tokenizer.id_to_token(number)) for number in ids]
+
     @property
     def vocabulary_size(self) -> int:
         """Number of ids, added tokens included."""

@@ -15,6 +15,28 @@ def heed_sigterm() -> None:
     signal.signal(signal.SIGTERM, _terminate)
 
 
+class NotedStop:
+    """Within this context SIGTERM and the first Ctrl-C are noted in `stop`, for work that ends at a whole step."""
+
+    def __init__(self) -> None:
+        self.stop: KeyboardInterrupt | None = None
+
+    def __enter__(self) -> NotedStop:
+        self._before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+        for number in self._before:
+            signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _frame: object) -> None:
+        if self.stop is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.stop = Terminated() if number == signal.SIGTERM else KeyboardInterrupt()
+
+
 def _terminate(*_: object) -> NoReturn:
     raise Terminated
 

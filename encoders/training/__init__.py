@@ -1,0 +1,1 @@
+"""Training of encoders: the ColTrast loss, its trainer, and adapters."""
