@@ -27,10 +27,11 @@ from hiperrag.files import write_text_atomic
 from hiperrag.index import kernels
 from hiperrag.index.build import Piece, encode_piece, pieces_of, write_shard
 from hiperrag.index.codec import Bits, FloatArray
-from hiperrag.index.distributed import DistributedSearcher, Source
+from hiperrag.index.distributed import DistributedSearcher
 from hiperrag.index.kernels import Effort
 from hiperrag.index.lexical import write_lexical
 from hiperrag.index.passages import write_passages
+from hiperrag.index.portion import Source
 from hiperrag.index.ranks import Ranks, world
 from hiperrag.index.search import Found, Match, Searcher, effort_of
 from hiperrag.index.shard import Shard

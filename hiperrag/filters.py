@@ -49,6 +49,10 @@ _KEYWORDS = ("and", "or", "not", "in")
 _MAX_DIGITS = 400
 
 
+class FilterError(UserError):
+    """A condition that cannot be read, or that asks for what passages do not have."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Filter:
     """A condition that passages must meet; made by `parse`."""
@@ -58,7 +62,7 @@ class Filter:
 
     @classmethod
     def parse(cls, expression: str) -> Filter:
-        """Raises UserError, one line that says what is wrong and in which column."""
+        """Raises FilterError, one line that says what is wrong and in which column."""
         return cls(expression, _Parser(expression).parse())
 
     @property
@@ -76,12 +80,12 @@ class Filter:
         return self.fields - BUILT_IN - available
 
     def check_fields(self, available: set[str]) -> None:
-        """Raises UserError for a field that is neither built in nor among the metadata keys `available`."""
+        """Raises FilterError for a field that is neither built in nor among the metadata keys `available`."""
         for field in sorted(self.unknown_fields(available)):
             known = sorted(available | BUILT_IN)
             close = difflib.get_close_matches(field, known, n=1)
             hint = f"did you mean {close[0]}?" if close else f"fields: {', '.join(known[:30])}"
-            raise UserError(f"filter: no passage of the collection has a field named {_shown(field)}; {hint}")
+            raise FilterError(f"filter: no passage of the collection has a field named {_shown(field)}; {hint}")
 
     def mask(self, table: pa.Table) -> Mask:
         """Which rows of `table` meet the condition, shape (n_rows,).
@@ -115,7 +119,7 @@ class _Parser:
 
     def parse(self) -> Condition:
         if self._token.kind == "end":
-            raise UserError(f"filter: the expression is empty; for example: {EXAMPLE}")
+            raise FilterError(f"filter: the expression is empty; for example: {EXAMPLE}")
         condition = self._condition()
         if self._token.kind != "end":
             self._unexpected("and, or, or the end")
@@ -291,7 +295,7 @@ class _Parser:
         self._fail(f"found {found} where {wanted} is due", self._token.start)
 
     def _fail(self, what: str, start: int) -> NoReturn:
-        raise UserError(f"filter: {what} (column {start + 1}); for example: {EXAMPLE}")
+        raise FilterError(f"filter: {what} (column {start + 1}); for example: {EXAMPLE}")
 
 
 def _shown(text: str) -> str:

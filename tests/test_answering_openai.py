@@ -2,95 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import socket
-import threading
 import time
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from gateway_helpers import MESSAGES, Handler, Server, refused, running, streamed
 
 from hiperrag.answering.generators import GenerationCutError, load_generator
 from hiperrag.errors import UserError
-
-MESSAGES = [{"role": "user", "content": "Why is the sky blue?"}]
-Script = Callable[["Handler"], None]
-
-
-class Handler(BaseHTTPRequestHandler):
-    """Answers each request with the next step of the server's script (the last one again and again)."""
-
-    protocol_version = "HTTP/1.1"
-    server: Server
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.requests.append({"path": self.path, "headers": dict(self.headers), "body": body})
-        step = min(len(self.server.requests), len(self.server.script)) - 1
-        self.server.script[step](self)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
-
-class Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.script: list[Script] = []
-        self.requests: list[dict[str, Any]] = []
-
-    @property
-    def spec(self) -> str:
-        return f"openai:http://127.0.0.1:{self.server_port}/v1#tiny"
 
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    running = Server()
-    thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    yield running
-    running.shutdown()
-    running.server_close()
-    thread.join()
-
-
-def streamed(*pieces: str, reason: str | None = "stop", done: bool = True) -> Script:
-    def run(handler: Handler) -> None:
-        handler.send_response(200)
-        handler.send_header("Content-Type", "text/event-stream")
-        handler.send_header("Connection", "close")
-        handler.end_headers()
-        handler.wfile.write(b": keep-alive\n\n")
-        for piece in pieces:
-            event = {"choices": [{"index": 0, "delta": {"content": piece}, "finish_reason": None}]}
-            handler.wfile.write(f"data: {json.dumps(event)}\n\n".encode())
-            handler.wfile.flush()
-        if reason:
-            event = {"choices": [{"index": 0, "delta": {}, "finish_reason": reason}]}
-            handler.wfile.write(f"data: {json.dumps(event)}\n\n".encode())
-        if done:
-            handler.wfile.write(b"data: [DONE]\n\n")
-        handler.close_connection = True
-
-    return run
-
-
-def refused(status: int, message: str = "", headers: dict[str, str] | None = None) -> Script:
-    def run(handler: Handler) -> None:
-        payload = json.dumps({"error": {"message": message}} if message else {}).encode()
-        handler.send_response(status)
-        for name, value in {"Content-Length": str(len(payload)), **(headers or {})}.items():
-            handler.send_header(name, value)
-        handler.end_headers()
-        handler.wfile.write(payload)
-
-    return run
+    with running() as server:
+        yield server
 
 
 def text_of(spec: str) -> str:

@@ -18,7 +18,8 @@ import pytest
 from hiperrag.errors import UserError
 from hiperrag.index import launch
 from hiperrag.index.build import encode_piece, write_shard
-from hiperrag.index.distributed import DistributedSearcher, Source, deal
+from hiperrag.index.distributed import DistributedSearcher
+from hiperrag.index.portion import Source, deal
 from hiperrag.index.ranks import Ranks
 from hiperrag.index.search import Match, Searcher
 from hiperrag.index.shard import Mask, Shard

@@ -17,7 +17,7 @@ from hiperrag.benchmarks.evaluation.items import Item
 from hiperrag.records import Passage
 
 if TYPE_CHECKING:
-    from hiperrag.index.distributed import RemoteShard
+    from hiperrag.index.portion import RemoteShard
     from hiperrag.index.shard import Shard
 
 N = 5

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 
-from hiperrag.answering.generators.base import Generator, LikelihoodGenerator
+from hiperrag.answering.generators.base import Generator, LikelihoodGenerator, UnavailableError
 from hiperrag.answering.hits import Hit
 from hiperrag.answering.prompts import REFUSAL
 from hiperrag.answering.quoting import quote
@@ -16,6 +17,8 @@ from hiperrag.errors import UserError
 __all__ = ["REFUSAL", "Answer", "AnswerEvent", "Citation", "Draft", "Sentence", "answer"]
 
 MAX_TOKENS = 400
+
+log = logging.getLogger("hiperrag.answering")
 
 
 def answer(
@@ -40,8 +43,28 @@ def answer(
         timings = {"select": 0.0, "first_token": 0.0, "total": 0.0, "tokens": 0.0}
         yield Answer(REFUSAL, [], False, mode, generator.spec, timings, ["nothing was retrieved"])
     elif generator.capable:
-        yield from write(question, hits, generator, encoder, max_tokens)
+        yield from _write_or_quote(question, hits, generator, encoder, max_tokens)
     elif isinstance(generator, LikelihoodGenerator):
         yield from quote(question, hits, generator, encoder)
     else:
         raise TypeError(f"generator {generator.spec} can neither be trusted to write nor say likelihoods")
+
+
+def _write_or_quote(
+    question: str, hits: Sequence[Hit], generator: Generator, encoder: Encoder, max_tokens: int
+) -> Iterator[AnswerEvent]:
+    """Written, or quoted by the generator's stand-in where nothing could be written."""
+    begun = False
+    try:
+        for event in write(question, hits, generator, encoder, max_tokens):
+            begun = True
+            yield event
+    except UnavailableError as error:
+        stand_in = None if begun else getattr(generator, "stand_in", None)
+        if stand_in is None:
+            raise
+        log.warning("quoting, since nothing can be written: %s", error)
+        for event in quote(question, hits, stand_in, encoder):
+            if isinstance(event, Answer):
+                event.notes.append("the generator that writes was not available; the passages are quoted instead")
+            yield event

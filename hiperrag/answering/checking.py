@@ -18,6 +18,8 @@ ATTRIBUTE = 0.55
 Both were chosen with the packaged encoder on SciFact claims and PubMedQA conclusions, each against its own abstract
 and the lexically nearest other ones.
 """
+_LEAST_COVERAGE = 2 * ATTRIBUTE - 1 - 1e-3
+"""Below it no similarity, which ends at 1 give or take its rounding, lifts a passage to ATTRIBUTE."""
 
 _SOURCES = r"(?:passages?|documents?|collection|sources?|texts?|context|excerpts?|papers?|information)"
 _SAYING = (
@@ -72,7 +74,9 @@ def check(raw: str, evidence: Evidence) -> Checked:
     cited = cited_numbers(raw)
     if is_refusal(bare):
         return Checked(None, denial=True, removed=tuple(cited))
-    support = {found.n: found for found in evidence.support(bare)} if stems(bare) else {}
+    wording = {one.n: one for one in evidence.wording(bare)} if stems(bare) else {}
+    named = [wording[n] for n in cited if n in wording]
+    support = {found.n: found for found in evidence.support(bare, named)}
     kept = [n for n in cited if n in support and score(support[n]) >= KEEP_CITED]
     if not evidence.has_numbers(bare, kept):
         kept = []
@@ -81,10 +85,13 @@ def check(raw: str, evidence: Evidence) -> Checked:
         return Checked(Sentence(with_only(raw, ()), []), denial=True, removed=removed)
     attributed = False
     if not kept:
-        able = [found for found in support.values() if found.numbers and score(found) >= ATTRIBUTE]
+        possible = [one for one in wording.values() if one.numbers and one.coverage >= _LEAST_COVERAGE]
+        able = [found for found in evidence.support(bare, possible) if score(found) >= ATTRIBUTE]
         if not able:
             return Checked(None, removed=removed)
-        kept, attributed = [max(able, key=score).n], True
+        best = max(able, key=score)
+        kept, attributed = [best.n], True
+        support[best.n] = best
     citations = [Citation.of(n, evidence.hits[n - 1], support[n].sentence) for n in kept]
     return Checked(Sentence(with_only(raw, kept), citations), removed=removed, attributed=attributed)
 

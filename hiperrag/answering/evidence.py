@@ -45,6 +45,15 @@ class PassageSentence:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Wording:
+    """How far passage [n] has the words and numbers of a statement; see `Support`."""
+
+    n: int
+    coverage: float
+    numbers: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Support:
     """How far passage [n] supports a statement."""
 
@@ -60,7 +69,7 @@ class Support:
 
 
 class Evidence:
-    """Hits cut into sentences and encoded, once per question; hit i is passage [i + 1]."""
+    """Hits cut into sentences, for one question; hit i is passage [i + 1]. Passages are encoded as they are needed."""
 
     def __init__(self, hits: Sequence[Hit], encoder: Encoder) -> None:
         self.hits = list(hits)
@@ -74,49 +83,65 @@ class Evidence:
                     before = stripped
         self._passage_words = [set(stems(f"{hit.passage.title} {hit.passage.text}")) for hit in self.hits]
         self._passage_numbers = [numbers(f"{hit.passage.title} {hit.passage.text}") for hit in self.hits]
-        self._numbers_of_sentence = np.array([sentence.n for sentence in self.sentences], dtype=np.int64)
-
-    @functools.cached_property
-    def encoded(self) -> Encoded:
-        """Vectors of the sentences alone."""
-        return self._encoder.encode_passages([sentence.text for sentence in self.sentences])
+        self._texts = [[one.text for one in self.sentences if one.n == n] for n in range(1, len(self.hits) + 1)]
+        self._encoded: dict[int, Encoded] = {}
+        self._statement: tuple[str, Scores] | None = None
 
     @functools.cached_property
     def in_context(self) -> Encoded:
-        """Vectors of the sentences, each behind its document's title."""
+        """Vectors of all sentences, each behind its document's title."""
         titles = [hit.passage.title for hit in self.hits]
         return self._encoder.encode_passages(
             [f"{titles[sentence.n - 1]} {sentence.text}".strip() for sentence in self.sentences]
         )
 
-    def similarity(self, statement: str) -> Scores:
-        """(n_sentences,) mean over the statement's tokens of the best cosine with each sentence."""
-        tokens = self._encoder.encode_passages([statement]).tokens
-        return mean_maxsim(tokens, self.encoded)
-
-    def support(self, statement: str) -> list[Support]:
-        """Support by every passage, best first; empty where no passage has a sentence."""
-        if not self.sentences:
-            return []
-        similarity = self.similarity(statement)
+    def wording(self, statement: str) -> list[Wording]:
+        """What each passage that has a sentence shares with a statement, in the order of the passages."""
         words, needed = stems(statement), numbers(statement, words=False)
+        return [
+            Wording(
+                n=n,
+                coverage=sum(word in self._passage_words[n - 1] for word in words) / len(words) if words else 0.0,
+                numbers=needed <= self._passage_numbers[n - 1],
+            )
+            for n, texts in enumerate(self._texts, start=1)
+            if texts
+        ]
+
+    def support(self, statement: str, by: Sequence[Wording]) -> list[Support]:
+        """Support by these passages, best first; their sentences are encoded, once."""
+        fresh = [one.n for one in by if one.n not in self._encoded]
+        if fresh:
+            self._encode(fresh)
         found = []
-        for n in range(1, len(self.hits) + 1):
-            own = np.flatnonzero(self._numbers_of_sentence == n)
-            if not own.size:
-                continue
-            best = int(own[similarity[own].argmax()])
-            has = self._passage_words[n - 1]
+        for one in by:
+            similarity = mean_maxsim(self._vectors(statement), self._encoded[one.n])
+            best = int(similarity.argmax())
             found.append(
-                Support(
-                    n=n,
-                    similarity=float(similarity[best]),
-                    coverage=sum(word in has for word in words) / len(words) if words else 0.0,
-                    numbers=needed <= self._passage_numbers[n - 1],
-                    sentence=self.sentences[best].text,
-                )
+                Support(one.n, float(similarity[best]), one.coverage, one.numbers, self._texts[one.n - 1][best])
             )
         return sorted(found, key=lambda support: -support.similarity - support.coverage)
+
+    def _encode(self, passages: Sequence[int]) -> None:
+        texts = [text for n in passages for text in self._texts[n - 1]]
+        encoded = self._encoder.encode_passages(texts)
+        start = 0
+        for n in passages:
+            stop = start + len(self._texts[n - 1])
+            first, last = encoded.offsets[start], encoded.offsets[stop]
+            self._encoded[n] = Encoded(
+                encoded.tokens[first:last],
+                encoded.offsets[start : stop + 1] - first,
+                encoded.pooled[start:stop],
+                encoded.truncated[start:stop],
+            )
+            start = stop
+
+    def _vectors(self, statement: str) -> Scores:
+        """Token vectors of the statement judged, which is asked for twice at most."""
+        if self._statement is None or self._statement[0] != statement:
+            self._statement = statement, self._encoder.encode_passages([statement]).tokens
+        return self._statement[1]
 
     def has_numbers(self, statement: str, cited: Sequence[int]) -> bool:
         """Whether the cited passages together have every number of the statement."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.resources
 import re
 import string
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from hiperrag.answering.generators.base import Message
 from hiperrag.answering.hits import Hit
@@ -21,9 +21,9 @@ def template(name: str) -> string.Template:
     return string.Template(importlib.resources.files(__package__).joinpath(name).read_text(encoding="utf-8"))
 
 
-def answer_messages(question: str, hits: Sequence[Hit]) -> list[Message]:
-    """The chat that asks for a cited answer; hit i is passage [i + 1]."""
-    passages = "\n\n".join(_passage(n, hit) for n, hit in enumerate(hits, start=1))
+def answer_messages(question: str, hits: Sequence[Hit], *, without: Collection[int] = ()) -> list[Message]:
+    """The chat that asks for a cited answer; hit i is passage [i + 1]. Passages in `without` are not shown."""
+    passages = "\n\n".join(_passage(n, hit) for n, hit in enumerate(hits, start=1) if n not in without)
     return [
         {"role": "system", "content": template("answer_system.txt").substitute(refusal=REFUSAL).strip()},
         {

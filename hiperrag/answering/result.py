@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from hiperrag.answering.generators.base import FinishReason
 from hiperrag.answering.hits import Hit
 
 Mode = Literal["quoted", "written"]
@@ -59,6 +60,8 @@ class Answer:
     """select, first_token, total: milliseconds from the start; tokens: pieces of text generated."""
     notes: list[str] = dataclasses.field(default_factory=list)
     """What was left out or went wrong, for the reader."""
+    finish: FinishReason = "stop"
+    """"length" where the generator was stopped by the limit of tokens."""
 
     def to_json(self, question: str, hits: Sequence[Hit]) -> dict[str, Any]:
         """The object that `ask --json` prints."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -15,12 +16,13 @@ from hiperrag.encoders import load_encoder
 from hiperrag.encoders.base import Encoded, Encoder
 from hiperrag.errors import UserError
 from hiperrag.filters import Filter
+from hiperrag.index.codec import FloatArray
 from hiperrag.index.search import Masks, Match, Quality, Searcher
 from hiperrag.index.shard import open_shards
 from hiperrag.workflows.deletions import deleted_mask
 
 if TYPE_CHECKING:
-    from hiperrag.index.distributed import DistributedSearcher
+    from hiperrag.index.portion import Source
     from hiperrag.index.ranks import Ranks
 
 PASSAGES_PER_DOCUMENT = 4
@@ -28,18 +30,56 @@ PASSAGES_PER_DOCUMENT = 4
 _OPENING_TRIES = 50
 
 
+class SearchesShards(Protocol):
+    """What a Retriever asks of shards, wherever they are searched; see `Searcher`."""
+
+    @property
+    def shards(self) -> Sequence[Any]:
+        """With `folder`, `n_passages` and `passages` each."""
+        ...
+
+    def search(
+        self,
+        queries: Sequence[FloatArray],
+        k: int,
+        quality: Quality = "balanced",
+        masks: Masks | None = None,
+        texts: Sequence[str] | None = None,
+    ) -> list[list[Match]]: ...
+
+    def search_pooled(self, pooled: FloatArray, k: int, masks: Masks | None = None) -> list[Match]: ...
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Results:
+    """The hits of each query, and where the time went."""
+
+    hits: list[list[Hit]]
+    timings_ms: dict[str, float]
+
+
 class Retriever:
     """A collection opened for questions, as its manifest is at this moment.
 
     Later changes to the collection do not reach it: everything is mapped when it is opened. With `ranks` the shards are
-    spread over the processes of an MPI job, of which this is rank 0.
+    spread over the processes of an MPI job, of which this is rank 0; `open_sources` opens them in another way.
+    `load` gives the encoder of a spec, where it is not to be loaded afresh.
     """
 
-    def __init__(self, root: Path | str, threads: int | None = None, ranks: Ranks | None = None) -> None:
+    def __init__(
+        self,
+        root: Path | str,
+        threads: int | None = None,
+        ranks: Ranks | None = None,
+        *,
+        load: Callable[[str], Encoder] | None = None,
+        open_sources: Callable[[Sequence[Source]], SearchesShards] | None = None,
+    ) -> None:
         self.collection = Collection(root)
-        self._threads, self._ranks = threads, ranks
+        self._threads, self._ranks, self._open_sources = threads, ranks, open_sources
         self.manifest, self.searcher = self._open()
-        self.encoder: Encoder = load_encoder(self.manifest.encoder.spec, threads)
+        spec = self.manifest.encoder.spec
+        self.encoder: Encoder = load(spec) if load else load_encoder(spec, threads)
         if self.encoder.identity != self.manifest.encoder.identity:
             raise UserError(
                 f"{root}: was encoded with another version of encoder {self.manifest.encoder.spec!r}; "
@@ -48,7 +88,7 @@ class Retriever:
         self.timings_ms: dict[str, float] = {}
         """Where the time of the last call went."""
 
-    def _open(self) -> tuple[Manifest, Searcher | DistributedSearcher]:
+    def _open(self) -> tuple[Manifest, SearchesShards]:
         """The manifest and its shards; the next manifest where this one is replaced while its shards are opened."""
         for _ in range(_OPENING_TRIES):
             state = self.collection.state()
@@ -71,18 +111,22 @@ class Retriever:
                     raise
         raise UserError(f"{self.collection.root}: changes too fast to be opened; try again")
 
-    def _open_shards(self, entries: Sequence[ShardEntry]) -> Searcher | DistributedSearcher:
+    def _open_shards(self, entries: Sequence[ShardEntry]) -> SearchesShards:
         folders = [self.collection.shard_path(entry.name) for entry in entries]
         deleted = [deleted_mask(self.collection, entry) for entry in entries]
-        searcher: Searcher | DistributedSearcher
-        if self._ranks:
-            from hiperrag.index.distributed import DistributedSearcher, Source
+        searcher: SearchesShards
+        if self._ranks or self._open_sources:
+            from hiperrag.index.distributed import DistributedSearcher
+            from hiperrag.index.portion import Source
 
             sources = [
                 Source(folder, entry.n_tokens, mask)
                 for folder, entry, mask in zip(folders, entries, deleted, strict=True)
             ]
-            searcher = DistributedSearcher(self._ranks, sources)
+            if self._open_sources:
+                searcher = self._open_sources(sources)
+            elif self._ranks:
+                searcher = DistributedSearcher(self._ranks, sources)
         else:
             searcher = Searcher(open_shards(folders, deleted), self._threads)
         for number, entry in enumerate(entries):
@@ -108,13 +152,30 @@ class Retriever:
         `quality` says how many passages get their MaxSim. `where` leaves only passages that meet it. `hybrid` adds
         BM25 to MaxSim. With `per_document` each document appears once, by its best passage, and k counts documents.
         """
+        results = self.find(queries, k, quality=quality, where=where, hybrid=hybrid, per_document=per_document)
+        self.timings_ms = results.timings_ms
+        return results.hits
+
+    def find(
+        self,
+        queries: Sequence[str],
+        k: int,
+        *,
+        quality: Quality = "balanced",
+        where: Filter | None = None,
+        hybrid: bool = False,
+        per_document: bool = False,
+        searcher: SearchesShards | None = None,
+    ) -> Results:
+        """As `search`, for calls from several threads; `searcher` takes the place of the retriever's own."""
         masks = self._masks(where)
         texts = queries if hybrid else None
+        chosen = searcher or self.searcher
 
         def match(encoded: Encoded, n: int) -> list[list[Match]]:
-            return self.searcher.search(encoded.token_arrays(), n, quality, masks, texts)
+            return chosen.search(encoded.token_arrays(), n, quality, masks, texts)
 
-        return self._search(queries, k, match, per_document)
+        return self._find(queries, k, match, per_document)
 
     def search_pooled(self, queries: Sequence[str], k: int, where: Filter | None = None) -> list[list[Hit]]:
         """The k best documents for each query by pooled cosine alone, without MaxSim; scores are cosines."""
@@ -123,7 +184,9 @@ class Retriever:
         def match(encoded: Encoded, n: int) -> list[list[Match]]:
             return [self.searcher.search_pooled(pooled, n, masks) for pooled in encoded.pooled]
 
-        return self._search(queries, k, match, per_document=True)
+        results = self._find(queries, k, match, per_document=True)
+        self.timings_ms = results.timings_ms
+        return results.hits
 
     def _masks(self, where: Filter | None) -> Masks | None:
         if where is None:
@@ -132,9 +195,9 @@ class Retriever:
         where.check_fields(set().union(*(shard.passages.metadata_names for shard in shards)))
         return [np.asarray(where.mask(shard.passages.columns(where.columns)), dtype=bool) for shard in shards]
 
-    def _search(
+    def _find(
         self, queries: Sequence[str], k: int, match: Callable[[Encoded, int], list[list[Match]]], per_document: bool
-    ) -> list[list[Hit]]:
+    ) -> Results:
         started = time.perf_counter()
         encoded = self.encoder.encode_queries(queries)
         encoded_at = time.perf_counter()
@@ -150,13 +213,13 @@ class Retriever:
                 break
             n_matches *= PASSAGES_PER_DOCUMENT
         ended = time.perf_counter()
-        self.timings_ms = {
+        timings = {
             "encode": round(1000 * (encoded_at - started), 3),
             "search": round(1000 * (matched_at - encoded_at), 3),
             "fetch": round(1000 * (ended - matched_at), 3),
             "total": round(1000 * (ended - started), 3),
         }
-        return hits
+        return Results(hits, timings)
 
     def _hits(self, matches: Sequence[Match], k: int, per_document: bool) -> list[Hit]:
         hits: list[Hit] = []

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from hiperrag.answering.checking import check
 from hiperrag.answering.citations import SentenceReader
 from hiperrag.answering.evidence import Evidence
-from hiperrag.answering.generators.base import GenerationCutError, Generator
+from hiperrag.answering.generators.base import FinishReason, GenerationCutError, Generator
 from hiperrag.answering.hits import Hit
 from hiperrag.answering.prompts import REFUSAL, answer_messages
 from hiperrag.answering.result import Answer, AnswerEvent, Draft, Sentence
@@ -43,11 +43,12 @@ def write(
     except GenerationCutError as error:
         cut = error
     rest = reader.finish()
+    finish: FinishReason = getattr(pieces, "finish", "stop")
     if cut:
         prose.notes.append(f"the answer broke off: {cut}")
-    elif getattr(pieces, "finish", "stop") == "length":
+    elif finish == "length":
         prose.notes.append(f"the answer was cut at {max_tokens} tokens")
-    if (cut or getattr(pieces, "finish", "stop") == "length") and rest and not _is_ended(rest[-1]):
+    if (cut or finish == "length") and rest and not _is_ended(rest[-1]):
         rest = rest[:-1]
     for raw in rest:
         yield from prose.add(raw)
@@ -55,7 +56,7 @@ def write(
         raise cut
     timings["total"] = _since(started)
     timings["tokens"] = float(getattr(pieces, "n_tokens", n_pieces))
-    yield prose.answer(generator.spec, timings)
+    yield prose.answer(getattr(pieces, "spec", generator.spec), timings, finish)
 
 
 class _Prose:
@@ -85,7 +86,7 @@ class _Prose:
         yield from self._waiting
         self._waiting = []
 
-    def answer(self, spec: str, timings: dict[str, float]) -> Answer:
+    def answer(self, spec: str, timings: dict[str, float], finish: FinishReason) -> Answer:
         if self._removed:
             numbers = "".join(f"[{n}]" for n in dict.fromkeys(self._removed))
             self.notes.append(f"removed citations that the passages do not bear out: {numbers}")
@@ -103,6 +104,7 @@ class _Prose:
             generator=spec,
             timings_ms=timings,
             notes=self.notes,
+            finish=finish,
         )
 
 

@@ -2,28 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from hiperrag.answering.generators.base import (
+    BusyError,
+    Cancellation,
     FinishReason,
+    GenerationCancelledError,
     GenerationCutError,
     Generator,
     LikelihoodGenerator,
     Message,
+    RequestGenerator,
     TokenStream,
+    UnavailableError,
+    for_request,
+    reachable,
 )
+from hiperrag.answering.generators.failover import FailoverGenerator
+from hiperrag.answering.generators.queued import QueuedGenerator
 from hiperrag.errors import UserError
 
 __all__ = [
     "SPEC_FORMS",
+    "BusyError",
+    "Cancellation",
     "FinishReason",
+    "GenerationCancelledError",
     "GenerationCutError",
     "Generator",
     "LikelihoodGenerator",
     "Message",
+    "RequestGenerator",
     "TokenStream",
+    "UnavailableError",
+    "for_request",
     "load_generator",
+    "load_generators",
+    "reachable",
 ]
 
 DEFAULT_MODEL = "smollm2"
@@ -46,8 +63,38 @@ def load_generator(spec: str) -> Generator:
     if form == "gguf" and rest:
         return _gguf(Path(rest).expanduser(), spec)
     if form == "openai" and rest:
-        return _openai(rest, spec)
+        return _openai(spec)
     raise UserError(f"--generator {spec!r} is not a known form: give {SPEC_FORMS}")
+
+
+def load_generators(specs: Sequence[str]) -> Generator:
+    """One generator for many threads over one spec or more: the first is preferred, the others step in for it.
+
+    Local ones get a bounded queue. One that can only quote steps in last. Raises UserError as load_generator, for
+    no spec at all, and for one that can only quote before others.
+    """
+    if not specs:
+        raise UserError(f"--generator is missing: give {SPEC_FORMS}")
+    if len(specs) == 1:
+        return _shared(load_generator(specs[0]))
+    loaded = [_shared(_openai(spec, patient=False) if _is_openai(spec) else load_generator(spec)) for spec in specs]
+    stand_in = loaded[-1] if isinstance(loaded[-1], LikelihoodGenerator) and not loaded[-1].capable else None
+    if stand_in is not None:
+        loaded.pop()
+    for generator in loaded:
+        if not generator.capable:
+            raise UserError(
+                f"--generator {generator.spec} quotes and never fails: name it last, after those that write"
+            )
+    return FailoverGenerator(loaded, stand_in)
+
+
+def _shared(generator: Generator) -> Generator:
+    return QueuedGenerator(generator) if isinstance(generator, LikelihoodGenerator) else generator
+
+
+def _is_openai(spec: str) -> bool:
+    return spec.startswith("openai:")
 
 
 def _default() -> Generator:
@@ -99,13 +146,7 @@ def _gguf(file: Path, spec: str) -> Generator:
     return LocalGenerator(converted_gguf(file), spec)
 
 
-def _openai(rest: str, spec: str) -> Generator:
+def _openai(spec: str, *, patient: bool = True) -> Generator:
     from hiperrag.answering.generators.openai import OpenAIGenerator
 
-    base_url, _, model = rest.partition("#")
-    parts = urlsplit(base_url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or not model:
-        raise UserError(
-            f"--generator {spec!r}: give openai:BASE_URL#MODEL, such as openai:http://localhost:8000/v1#my-model"
-        )
-    return OpenAIGenerator(base_url, model)
+    return OpenAIGenerator(spec, patient=patient)

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hiperrag.answering.generators.base import Message, Piece, TokenStream
+from hiperrag.answering.generators.base import Cancellation, Message, Piece, TokenStream
+from hiperrag.answering.generators.scoring import TokenScore, score_answers
 from hiperrag.errors import UserError
 
 if TYPE_CHECKING:
@@ -75,9 +76,10 @@ class LocalGenerator:
 
     def stream(self, messages: list[Message], max_tokens: int) -> TokenStream:
         """Pieces of the answer by greedy decoding; UserError where the prompt exceeds the model's window."""
-        return TokenStream(self._pieces(messages, max_tokens))
+        cancellation = Cancellation()
+        return TokenStream(self._pieces(messages, max_tokens, cancellation), self.spec, cancellation)
 
-    def _pieces(self, messages: list[Message], max_tokens: int) -> Iterator[Piece]:
+    def _pieces(self, messages: list[Message], max_tokens: int, cancellation: Cancellation) -> Iterator[Piece]:
         from transformers import StoppingCriteriaList, TextIteratorStreamer
 
         ids = self._tokenizer(
@@ -92,6 +94,7 @@ class LocalGenerator:
             )
         streamer = TextIteratorStreamer(self._tokenizer, skip_prompt=True, skip_special_tokens=True)
         abandoned = threading.Event()
+        cancellation.on_cancel(abandoned.set)
         outcome: list[Any] = []
 
         def work() -> None:
@@ -157,6 +160,13 @@ class LocalGenerator:
                 for i, score in zip(batch, self._score([tokens[i] for i in batch]), strict=True):
                     scores[i] = score
         return scores
+
+    def score_answers(
+        self, conversations: Sequence[list[Message]], answer: str
+    ) -> Iterator[tuple[int, list[TokenScore]]]:
+        """As ScoringGenerator.score_answers."""
+        prompts = [self.prompt(messages) for messages in conversations]
+        return score_answers(self._model, self._tokenizer, prompts, answer)
 
     def _score(self, tokens: list[tuple[list[int], list[int]]]) -> list[float]:
         """Left-padded, so that every continuation ends at the last column and few logits are needed."""

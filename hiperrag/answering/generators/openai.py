@@ -4,162 +4,96 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import CancelledError
+from queue import SimpleQueue
 from typing import Any
 
-import httpx
+from hiperrag.answering.generators import background
+from hiperrag.answering.generators.base import Cancellation, Message, Piece, TokenStream
+from hiperrag.answering.generators.gateway import Gateway
+from hiperrag.answering.generators.options import parse_endpoint
+from hiperrag.answering.generators.remote_scoring import score_remotely
+from hiperrag.answering.generators.scoring import TokenScore
 
-from hiperrag.answering.generators.base import FinishReason, GenerationCutError, Message, Piece, TokenStream
-from hiperrag.errors import UserError
-
-_TIMEOUT = httpx.Timeout(120.0, connect=10.0)
-"""Seconds; the read timeout bounds the wait for the next piece, so it covers a long prompt on a slow server."""
-_BUSY = (429, 503)
-_ATTEMPTS = 4
-_LONGEST_WAIT_S = 60.0
+_CHECKED_S = 10.0
+"""Seconds for which an answer of `reachable` holds."""
+_CHARACTERS_PER_TOKEN = 3.5
+"""Of English science, on the careful side."""
+_TOKENS_PER_MESSAGE = 8
 
 
 class OpenAIGenerator:
-    """`openai:BASE_URL#MODEL`. The key comes from OPENAI_API_KEY, and appears in no message and no spec."""
+    """`openai:BASE_URL#MODEL`, with options as in EndpointOptions. Thread-safe; any number of streams at a time.
+
+    The bearer token comes from OPENAI_API_KEY or a command, and appears in no message and no spec.
+    """
 
     capable = True
 
-    def __init__(self, base_url: str, model: str, *, timeout: httpx.Timeout = _TIMEOUT) -> None:
-        url = httpx.URL(base_url)
-        if url.userinfo:
-            raise UserError("openai: put the credential in OPENAI_API_KEY, not in the URL")
-        self.spec = f"openai:{base_url}#{model}"
-        self._model = model
-        self._where = f"{url.host}:{url.port}" if url.port else url.host
-        self._url = url.copy_with(path=url.path.rstrip("/") + "/chat/completions")
-        self._timeout = timeout
+    def __init__(self, spec: str, *, patient: bool = True) -> None:
+        endpoint = parse_endpoint(spec)
+        self.spec = endpoint.spec
+        self.model = endpoint.model
+        self.gateway = Gateway(endpoint, patient=patient)
+        self._checking = threading.Lock()
+        self._checked: tuple[float, str | None] = (float("-inf"), None)
 
     def stream(self, messages: list[Message], max_tokens: int) -> TokenStream:
-        """Pieces of the answer; UserError where the server cannot be used, GenerationCutError where it breaks off."""
-        return TokenStream(self._pieces(messages, max_tokens))
+        """Pieces of the answer; the request begins with the first one read. Errors as of Gateway.complete."""
+        cancellation = Cancellation()
+        return TokenStream(self._pieces(messages, max_tokens, cancellation), self.spec, cancellation)
 
-    def _pieces(self, messages: list[Message], max_tokens: int) -> Iterator[Piece]:
-        body: dict[str, Any] = {
-            "model": self._model,
-            "messages": messages,
-            "max_tokens": max_tokens,
-            "temperature": 0,
-            "stream": True,
-        }
-        key = os.environ.get("OPENAI_API_KEY")
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
+    def _pieces(self, messages: list[Message], max_tokens: int, cancellation: Cancellation) -> Iterator[Piece]:
+        pieces: SimpleQueue[Piece | None] = SimpleQueue()
+
+        async def read() -> None:
+            async with contextlib.aclosing(
+                self.gateway.complete(chat_body(self.model, messages, max_tokens), estimate(messages, max_tokens))
+            ) as answer:
+                async for piece in answer:
+                    pieces.put(piece)
+
+        reading = background.submit(read())
+        reading.add_done_callback(lambda _: pieces.put(None))
+        cancellation.on_cancel(reading.cancel)
         try:
-            with (
-                httpx.Client(timeout=self._timeout, headers=headers) as client,
-                self._response(client, body) as response,
-            ):
-                yield from self._events(response)
-        except httpx.InvalidURL as error:
-            raise UserError(f"openai: {self._url} is not a usable URL: {error}") from error
-        except httpx.ConnectTimeout as error:
-            raise UserError(f"openai: {self._where} did not answer; is the address reachable?") from error
-        except httpx.ConnectError as error:
-            raise UserError(f"openai: cannot connect to {self._where} ({error}); is it running?") from error
-        except httpx.ReadTimeout as error:
-            seconds = f"{self._timeout.read:g}"
-            raise GenerationCutError(f"openai: {self._where} sent nothing for {seconds} seconds") from error
-        except httpx.TransportError as error:
-            raise GenerationCutError(f"openai: {self._where} broke the connection: {error}") from error
+            while (piece := pieces.get()) is not None:
+                yield piece
+            with contextlib.suppress(CancelledError):  # the TokenStream says so in its own words
+                reading.result()
+        finally:  # the reader may leave early
+            reading.cancel()
 
-    @contextlib.contextmanager
-    def _response(self, client: httpx.Client, body: dict[str, Any]) -> Iterator[httpx.Response]:
-        """An accepted, open response; busy answers are asked again after the time the server names."""
-        attempt = 1
-        while True:
-            with client.stream("POST", self._url, json=body) as response:
-                if response.status_code == 200:
-                    yield response
-                    return
-                response.read()
-                if response.status_code == 400 and _without_refused(body, response):
-                    continue
-                if response.status_code not in _BUSY or attempt == _ATTEMPTS:
-                    raise self._refusal(response)
-                wait = _retry_after(response, default=2.0 ** (attempt - 1))
-                if wait > _LONGEST_WAIT_S:
-                    raise self._refusal(response)
-            time.sleep(wait)
-            attempt += 1
+    def reachable(self) -> str | None:
+        """Why the server cannot be used; None where it can. Asks it at most every few seconds."""
+        with self._checking:
+            when, trouble = self._checked
+            if time.monotonic() - when > _CHECKED_S:
+                trouble = background.submit(self.gateway.trouble()).result()
+                self._checked = time.monotonic(), trouble
+            return trouble
 
-    def _refusal(self, response: httpx.Response) -> UserError:
-        status, said = response.status_code, _error_message(response)
-        match status:
-            case 401 | 403:
-                advice = "set OPENAI_API_KEY to a key this server accepts"
-            case 404:
-                advice = f"does it serve model {self._model!r}, and does the base URL end as it should (often /v1)?"
-            case 429 | 503:
-                wait = response.headers.get("retry-after")
-                advice = "it is busy; try again" + (f" in {wait} seconds" if wait and wait.isdigit() else " later")
-            case _ if 300 <= status < 400:
-                advice = f"it redirects to {response.headers.get('location', 'nowhere')}; give that address"
-            case _:
-                advice = "see the server's own log"
-        return UserError(f"openai: {self._where} answered {status}{f' ({said})' if said else ''}: {advice}")
+    def score_answers(
+        self, conversations: Sequence[list[Message]], answer: str
+    ) -> Iterator[tuple[int, list[TokenScore]]]:
+        """As ScoringGenerator.score_answers, where the server gives log-probabilities of a prompt."""
+        return score_remotely(self.request_json, self.model, conversations, answer)
 
-    def _events(self, response: httpx.Response) -> Iterator[Piece]:
-        finished = False
-        for line in response.iter_lines():
-            if not line.startswith("data:"):
-                continue  # comments and keep-alives, and other fields of an event
-            data = line.removeprefix("data:").strip()
-            if data == "[DONE]":
-                return
-            try:
-                event = json.loads(data)
-            except json.JSONDecodeError as error:
-                raise GenerationCutError(f"openai: {self._where} sent an event that is not JSON") from error
-            if "error" in event:
-                said = _said(event)
-                raise GenerationCutError(f"openai: {self._where} failed while answering: {said}")
-            for choice in event.get("choices") or []:
-                text = (choice.get("delta") or {}).get("content") or ""
-                reason = choice.get("finish_reason")
-                finished = finished or reason is not None
-                finish: FinishReason | None = None if reason is None else "length" if reason == "length" else "stop"
-                yield Piece(text, finish, tokens=bool(text))
-        if not finished:
-            raise GenerationCutError(f"openai: {self._where} ended the stream in the middle of the answer")
+    def request_json(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """POST to another path under the base URL, with the same tokens, limits and errors."""
+        tokens = len(json.dumps(body)) / _CHARACTERS_PER_TOKEN
+        return background.submit(self.gateway.call_json("POST", path, tokens, json=body)).result()
 
 
-def _without_refused(body: dict[str, Any], response: httpx.Response) -> bool:
-    """Rewrite a body that a newer OpenAI model refuses; False where the refusal is about something else."""
-    said = _error_message(response)
-    if "max_tokens" in body and "max_completion_tokens" in said:
-        body["max_completion_tokens"] = body.pop("max_tokens")
-        return True
-    if "temperature" in body and "temperature" in said:
-        del body["temperature"]
-        return True
-    return False
+def chat_body(model: str, messages: list[Message], max_tokens: int) -> dict[str, Any]:
+    """What is asked: the likeliest answer, as a stream."""
+    return {"model": model, "messages": messages, "max_tokens": max_tokens, "temperature": 0, "stream": True}
 
 
-def _retry_after(response: httpx.Response, default: float) -> float:
-    """Seconds to wait before asking again."""
-    try:
-        return max(0.0, float(response.headers.get("retry-after", "")))
-    except ValueError:
-        return default
-
-
-def _error_message(response: httpx.Response) -> str:
-    try:
-        return _said(response.json())
-    except ValueError:
-        return ""
-
-
-def _said(payload: Any) -> str:
-    """The server's own message, on one line; errors come as {"error": {"message": ...}} or {"error": "..."}."""
-    error = payload.get("error") if isinstance(payload, dict) else None
-    message = error.get("message") if isinstance(error, dict) else error
-    text = " ".join(str(message).split())[:200] if message else ""
-    key = os.environ.get("OPENAI_API_KEY")
-    return text.replace(key, "***") if key else text
+def estimate(messages: list[Message], max_tokens: int) -> float:
+    """Tokens that a request may take, prompt and answer together, for limits per minute."""
+    prompt = sum(len(message["content"]) / _CHARACTERS_PER_TOKEN + _TOKENS_PER_MESSAGE for message in messages)
+    return prompt + max_tokens
