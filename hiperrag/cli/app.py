@@ -7,7 +7,25 @@ from typing import Annotated
 import typer
 
 import hiperrag
-from hiperrag.cli import ask, doctor, eval, index, info, maintenance, models, parse, plan, search, sites, status
+from hiperrag.cli import (
+    ask,
+    batch,
+    chat,
+    doctor,
+    eval,
+    index,
+    info,
+    keys,
+    maintenance,
+    models,
+    parse,
+    plan,
+    search,
+    serve,
+    sites,
+    status,
+    train,
+)
 
 app = typer.Typer(
     name="hiperrag",
@@ -42,6 +60,7 @@ for command in (
     index.index,
     search.search,
     ask.ask,
+    chat.chat,
     info.info,
     maintenance.delete,
     maintenance.compact,
@@ -53,5 +72,9 @@ for command in (
     status.status,
     plan.plan,
     eval.eval,
+    serve.serve,
+    batch.batch,
 ):
     app.command()(command)
+app.add_typer(keys.keys, name="keys")
+app.add_typer(train.train)

@@ -1,0 +1,1 @@
+"""The query service: collections behind HTTP, for people and programs."""

@@ -1,0 +1,218 @@
+"""One encoder for all requests: queries first and together, passages in small pieces, those seen lately not again."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import threading
+import weakref
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+
+import numpy as np
+import numpy.typing as npt
+
+from hiperrag.encoders import load_encoder
+from hiperrag.encoders.base import Encoded, Encoder
+
+PIECE_CHARACTERS = 1_500
+"""About the text of a passage: what a query waits for at most, where sentences are being encoded."""
+QUERIES_TOGETHER = 32
+MOST_THREADS = 4
+"""Of torch for one call: more hardly help with texts this short, and threads that wait for each other burn time."""
+CACHE_BYTES = 64 << 20
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Vectors:
+    """One encoded text; see `Encoded`."""
+
+    tokens: npt.NDArray[np.float32]
+    pooled: npt.NDArray[np.float32]
+    truncated: bool
+
+    @property
+    def nbytes(self) -> int:
+        return self.tokens.nbytes + self.pooled.nbytes
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Task:
+    """Texts to encode in one call, and who waits for them."""
+
+    texts: Sequence[str]
+    vectors: Future[list[_Vectors]] = dataclasses.field(default_factory=Future)
+
+
+class SharedEncoder:
+    """Implements `Encoder` for calls from many threads; one thread of its own does the work.
+
+    What comes while it works is taken together, queries first, so a lone call waits for nothing. Passages come from a
+    cache of `cache_bytes` where they are there: answers are checked against sentences of passages, which come again.
+    """
+
+    def __init__(self, encoder: Encoder, cache_bytes: int = CACHE_BYTES) -> None:
+        self.name, self.identity = encoder.name, encoder.identity
+        self.dim, self.pooled_dim, self.max_tokens = encoder.dim, encoder.pooled_dim, encoder.max_tokens
+        self.cached_bytes = 0
+        self._cache: OrderedDict[str, _Vectors] = OrderedDict()
+        self._cache_bytes = cache_bytes
+        self._cache_lock = threading.Lock()
+        self._desk = _Desk()
+        worker = threading.Thread(target=_work, args=(encoder, self._desk), name="encoder", daemon=True)
+        worker.start()
+        weakref.finalize(self, _end, self._desk, worker)
+
+    def encode_queries(self, texts: Sequence[str]) -> Encoded:
+        """See `Encoder`."""
+        tasks = [_Task(texts[start : start + QUERIES_TOGETHER]) for start in range(0, len(texts), QUERIES_TOGETHER)]
+        self._desk.put(queries=tasks)
+        return self._joined([vectors for task in tasks for vectors in task.vectors.result()])
+
+    def encode_passages(self, texts: Sequence[str]) -> Encoded:
+        """See `Encoder`."""
+        wanted = list(dict.fromkeys(texts))
+        found = self._cached(wanted)
+        tasks = [_Task(piece) for piece in _pieces([text for text in wanted if text not in found])]
+        self._desk.put(passages=tasks)
+        for task in tasks:
+            fresh = dict(zip(task.texts, task.vectors.result(), strict=True))
+            self._keep(fresh)
+            found |= fresh
+        return self._joined([found[text] for text in texts])
+
+    def _cached(self, texts: Sequence[str]) -> dict[str, _Vectors]:
+        with self._cache_lock:
+            found = {text: self._cache[text] for text in texts if text in self._cache}
+            for text in found:
+                self._cache.move_to_end(text)
+        return found
+
+    def _keep(self, fresh: dict[str, _Vectors]) -> None:
+        with self._cache_lock:
+            for text, vectors in fresh.items():
+                if text not in self._cache:
+                    self.cached_bytes += vectors.nbytes
+                self._cache[text] = vectors
+            while self.cached_bytes > self._cache_bytes:
+                self.cached_bytes -= self._cache.popitem(last=False)[1].nbytes
+
+    def _joined(self, vectors: Sequence[_Vectors]) -> Encoded:
+        offsets = np.zeros(len(vectors) + 1, dtype=np.int64)
+        np.cumsum([len(one.tokens) for one in vectors], out=offsets[1:])
+        return Encoded(
+            tokens=np.concatenate([np.empty((0, self.dim), np.float32), *(one.tokens for one in vectors)]),
+            offsets=offsets,
+            pooled=np.stack([one.pooled for one in vectors])
+            if vectors
+            else np.empty((0, self.pooled_dim), dtype=np.float32),
+            truncated=np.array([one.truncated for one in vectors], dtype=np.bool_),
+        )
+
+
+class _Desk:
+    """Where tasks wait for the encoder's thread: queries before passages."""
+
+    def __init__(self) -> None:
+        self._queries: deque[_Task] = deque()
+        self._passages: deque[_Task] = deque()
+        self._changed = threading.Condition()
+        self._closed = False
+
+    def put(self, queries: Sequence[_Task] = (), passages: Sequence[_Task] = ()) -> None:
+        with self._changed:
+            self._queries.extend(queries)
+            self._passages.extend(passages)
+            self._changed.notify()
+
+    def take(self) -> tuple[list[_Task], bool]:
+        """What to encode next, and whether these are queries; nothing once the desk is closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._queries or self._passages or self._closed)
+            if self._queries:
+                return _fitting(self._queries, lambda task: len(task.texts), QUERIES_TOGETHER), True
+            return _fitting(self._passages, lambda task: sum(map(len, task.texts)), PIECE_CHARACTERS), False
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+
+
+def _fitting(waiting: deque[_Task], size: Callable[[_Task], int], room: int) -> list[_Task]:
+    """The first of those that wait, and those behind it that fit into what room it leaves; they wait no longer."""
+    taken: list[_Task] = []
+    while waiting and (not taken or size(waiting[0]) <= room):
+        room -= size(waiting[0])
+        taken.append(waiting.popleft())
+    return taken
+
+
+def _end(desk: _Desk, worker: threading.Thread) -> None:
+    """Torch must not be at work when the interpreter ends."""
+    desk.close()
+    if worker is not threading.current_thread():
+        worker.join()
+
+
+def _work(encoder: Encoder, desk: _Desk) -> None:
+    while True:
+        tasks, queries = desk.take()
+        if not tasks:
+            return
+        if not _encode(encoder, tasks, queries):
+            for task in tasks:  # one text that cannot be encoded is nothing to the others
+                _encode(encoder, [task], queries, final=True)
+
+
+def _encode(encoder: Encoder, tasks: Sequence[_Task], queries: bool, final: bool = False) -> bool:
+    """Whether it could be done; when `final`, who waits hears why not."""
+    texts = [text for task in tasks for text in task.texts]
+    try:
+        encoded = encoder.encode_queries(texts) if queries else encoder.encode_passages(texts)
+        vectors = [
+            # copies, so that one cached text does not keep the vectors of all
+            _Vectors(tokens.copy(), encoded.pooled[number].copy(), bool(encoded.truncated[number]))
+            for number, tokens in enumerate(encoded.token_arrays())
+        ]
+    except BaseException as error:
+        if final:
+            for task in tasks:
+                task.vectors.set_exception(error)
+        return False
+    for task in tasks:
+        task.vectors.set_result(vectors[: len(task.texts)])
+        del vectors[: len(task.texts)]
+    return True
+
+
+def _pieces(texts: Sequence[str]) -> list[list[str]]:
+    """The texts in order, in pieces of at most PIECE_CHARACTERS or of one text."""
+    pieces: list[list[str]] = []
+    room = 0
+    for text in texts:
+        if not pieces or len(text) > room:
+            pieces.append([])
+            room = PIECE_CHARACTERS
+        pieces[-1].append(text)
+        room -= len(text)
+    return pieces
+
+
+_shared: weakref.WeakValueDictionary[str, SharedEncoder] = weakref.WeakValueDictionary()
+_loading = threading.Lock()
+
+
+def shared_encoder(spec: str, threads: int | None = None) -> SharedEncoder:
+    """The encoder of a spec, loaded once for all collections and versions that use it; see `load_encoder`.
+
+    `threads`: unless given, half the cores, and at most MOST_THREADS; the rest is for searching and sending.
+    """
+    threads = threads or max(1, min(MOST_THREADS, len(os.sched_getaffinity(0)) // 2))
+    with _loading:
+        encoder = _shared.get(spec)
+        if encoder is None:
+            encoder = _shared[spec] = SharedEncoder(load_encoder(spec, threads))
+            encoder.encode_queries(["the first run takes longer"])
+        return encoder
