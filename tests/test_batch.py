@@ -537,3 +537,16 @@ def test_kill_9_at_any_instant_costs_only_what_was_in_the_making(tmp_path):
     assert set(found) == {f"r{number}" for number in range(N_REQUESTS)}
     assert all(row["response"]["status_code"] == 200 for row in found.values())
     assert notes.stat().st_size <= N_REQUESTS + 5 * kills  # four at a time, and one that was being written
+
+
+def test_collections_are_the_folders_that_the_requests_name(tmp_path, monkeypatch):
+    for folder in ("papers", "other"):
+        (tmp_path / folder).mkdir()
+    models = ["hiperrag/papers", "hiperrag/absent", "hiperrag/../other", "hiperrag/", "gpt", 7]
+    lines = [json.dumps({"body": {"model": model}}) for model in models]
+    (tmp_path / "in.jsonl").write_text("\n".join([*lines, "broken", '{"body": {}}']) + "\n")
+    monkeypatch.chdir(tmp_path)
+    assert command._named_in(Path("in.jsonl")) == ["papers"]
+    (tmp_path / "in.jsonl").write_text('{"body": {"model": "gpt"}}\n')
+    with pytest.raises(UserError, match="give --collection"):
+        command._named_in(Path("in.jsonl"))

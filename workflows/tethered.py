@@ -7,6 +7,7 @@ wait for it forever. Ctrl-C is ignored here, because it is meant for the main pr
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import runpy
 import select
@@ -35,15 +36,20 @@ def end_with(pid: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+def _begin(pid: int) -> None:
+    logging.raiseExceptions = False  # a full disk is told by the main process, and not by each log on it
+    end_with(pid)
+
+
 def call_tethered(pid: int, module: str, name: str, *args: Any, **kwargs: Any) -> None:
     """Call a function of a module in this process, which ends with process `pid`."""
-    end_with(pid)
+    _begin(pid)
     getattr(importlib.import_module(module), name)(*args, **kwargs)
 
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    end_with(int(sys.argv[1]))
+    _begin(int(sys.argv[1]))
     sys.argv = sys.argv[2:]
     if sys.argv[0].endswith("process_worker_pool.py"):
         start_watching()

@@ -114,3 +114,19 @@ def _mistake(row: dict[str, Any]) -> str:
     if row["body"].get("stream"):
         return "body: stream is not possible in a batch"
     return ""
+
+
+def models_named(path: Path) -> set[str]:
+    """The models that the requests of a file name; lines that cannot be read name none. UserError without the file."""
+    models: set[str] = set()
+    try:
+        with path.open("rb") as stream:
+            for raw in stream:
+                try:
+                    body = json.loads(raw)["body"]
+                    models.add(str(body["model"]))
+                except (ValueError, KeyError, TypeError):
+                    continue
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    return models

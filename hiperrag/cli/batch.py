@@ -30,12 +30,13 @@ def batch(
     source: Annotated[Path, typer.Argument(metavar="IN.jsonl")],
     to: Annotated[Path, typer.Argument(metavar="OUT.jsonl")],
     collection: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(
             metavar="[NAME=]COLLECTION",
-            help="Its model is hiperrag/NAME; repeatable. A single one is also that of requests without a model.",
+            help="Its model is hiperrag/NAME; repeatable. A single one is also that of requests without a model. "
+            "[default: the folders NAME here that the requests name]",
         ),
-    ],
+    ] = None,
     generator: Annotated[
         list[str] | None,
         typer.Option(
@@ -64,7 +65,7 @@ def batch(
 
     settings = service_settings(
         {
-            "collections": named_collections(collection),
+            "collections": named_collections(collection or _named_in(source)),
             "generators": generator or ["default"],
             "base_url": base_url,
             "processes": processes,
@@ -89,6 +90,17 @@ def batch(
     print(f"{to}: {_counts(requests, results)}", file=sys.stderr)
     if strict and results.n_errors:
         raise typer.Exit(3)
+
+
+def _named_in(source: Path) -> list[str]:
+    """The folders here that requests call hiperrag/NAME."""
+    from hiperrag.batching.requests import models_named
+
+    names = [model.removeprefix("hiperrag/") for model in sorted(models_named(source)) if model.startswith("hiperrag/")]
+    folders = [name for name in names if name not in ("", ".", "..") and "/" not in name and Path(name).is_dir()]
+    if not folders:
+        raise UserError(f"{source}: names no collection that is a folder here; give --collection COLLECTION")
+    return folders
 
 
 def _counts(requests: Requests, results: Results) -> str:

@@ -16,8 +16,8 @@ import numpy.typing as npt
 from hiperrag.encoders import load_encoder
 from hiperrag.encoders.base import Encoded, Encoder
 
-PIECE_CHARACTERS = 1_500
-"""About the text of a passage: what a query waits for at most, where sentences are being encoded."""
+PIECE_CHARACTERS = 500
+"""Of sentences that are encoded in one call: what a query waits for at most."""
 QUERIES_TOGETHER = 32
 MOST_THREADS = 4
 """Of torch for one call: more hardly help with texts this short, and threads that wait for each other burn time."""
