@@ -159,7 +159,7 @@ class Bench:
             trial.ended += f": {lines[-1] if lines else ''}"
             if trial.kind != "disk":
                 trial.problems.append("the run did not survive")
-            elif len(lines) != 1 or "No space left" not in errors:
+            elif len(lines) != 1 or "no space left" not in errors.lower():
                 trial.problems.append(f"{len(lines)} lines for a full disk: {lines[0][:80] if lines else ''}")
         if "Traceback" in errors:
             trial.problems.append(f"traceback: {lines[-1][:120]}")
