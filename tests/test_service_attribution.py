@@ -36,7 +36,7 @@ def client(generator: QuotingGenerator) -> TestClient:
     settings = ServiceSettings(collections={"c": "c"}, requests_per_minute=0)
     app = create_app(settings, {"c": ListedCollection("c", TEXTS)}, generator)
     passages = {hit.passage.passage_id: SimpleNamespace(passage=hit.passage) for hit in make_hits(TEXTS)}
-    app.state.reading = SimpleNamespace(library=lambda served: SimpleNamespace(find=passages.get), close=lambda: None)
+    app.state.reading = SimpleNamespace(catalogue=lambda served: SimpleNamespace(find=passages.get), close=lambda: None)
     return TestClient(app, base_url="http://127.0.0.1")
 
 

@@ -13,7 +13,7 @@ from hiperrag.errors import UserError
 if TYPE_CHECKING:
     from hiperrag.collection import Collection, Manifest
     from hiperrag.records import Passage
-    from hiperrag.service.library import Library
+    from hiperrag.service.catalogue import Catalogue
     from hiperrag.service.rendering import PageRenderer, Picture
 
 WIDTH = 1600
@@ -33,7 +33,7 @@ class PageViewer:
     def __init__(self, collection: Collection, manifest: Manifest, *, start: bool) -> None:
         self._collection, self._manifest = collection, manifest
         self._program = next((found for name in _VIEWERS if (found := shutil.which(name))), None) if start else None
-        self._opened: tuple[Library, PageRenderer, Path] | None = None
+        self._opened: tuple[Catalogue, PageRenderer, Path] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -60,9 +60,9 @@ class PageViewer:
     def _draw(self, passage: Passage) -> tuple[Picture, Path]:
         from hiperrag.service.rendering import PageRequest
 
-        library, renderer, folder = self._open()
-        found = library.find(passage.passage_id)
-        document = library.document(found) if found else None
+        catalogue, renderer, folder = self._open()
+        found = catalogue.find(passage.passage_id)
+        document = catalogue.document(found) if found else None
         page = passage.page_start
         if document is None:
             raise UserError("the collection has no record of this document's pages")
@@ -71,7 +71,7 @@ class PageViewer:
                 doc_id=document.doc_id,
                 page=page,
                 width=WIDTH,
-                inputs=library.inputs(document.source),
+                inputs=catalogue.inputs(document.source),
                 blocks=[block for block in document.blocks if block.page == page],
                 size=next(((one.width, one.height) for one in document.pages if one.page == page), None),
             )
@@ -80,11 +80,11 @@ class PageViewer:
         path.write_bytes(picture.png)
         return picture, path
 
-    def _open(self) -> tuple[Library, PageRenderer, Path]:
-        from hiperrag.service.library import Library
+    def _open(self) -> tuple[Catalogue, PageRenderer, Path]:
+        from hiperrag.service.catalogue import Catalogue
         from hiperrag.service.rendering import PageRenderer
 
         if self._opened is None:
             folder = Path(tempfile.mkdtemp(prefix="hiperrag-pages-"))
-            self._opened = Library(self._collection, self._manifest), PageRenderer(workers=1), folder
+            self._opened = Catalogue(self._collection, self._manifest), PageRenderer(workers=1), folder
         return self._opened

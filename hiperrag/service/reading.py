@@ -1,4 +1,4 @@
-"""What the routes for readers share: the open library of each collection, and the one renderer of pages."""
+"""What the routes for readers share: the open catalogue of each collection, and the one renderer of pages."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 from fastapi import FastAPI, Request
 
 from hiperrag.service.auth import collection_of, service
-from hiperrag.service.library import Library
+from hiperrag.service.catalogue import Catalogue
 from hiperrag.service.rendering import PageRenderer
 
 if TYPE_CHECKING:
@@ -24,16 +24,16 @@ class Reading:
 
     def __init__(self) -> None:
         self.renderer = PageRenderer()
-        self._libraries: dict[str, Library] = {}
+        self._catalogues: dict[str, Catalogue] = {}
         self._lock = threading.Lock()
 
-    def library(self, served: ServedCollection) -> Library:
-        """The library of the version that is served at this moment."""
+    def catalogue(self, served: ServedCollection) -> Catalogue:
+        """The catalogue of the version that is served at this moment."""
         with self._lock, served.pinned() as version:
-            library = self._libraries.get(served.name)
-            if library is None or library.manifest is not version.manifest:
-                library = self._libraries[served.name] = Library(version.collection, version.manifest)
-            return library
+            catalogue = self._catalogues.get(served.name)
+            if catalogue is None or catalogue.manifest is not version.manifest:
+                catalogue = self._catalogues[served.name] = Catalogue(version.collection, version.manifest)
+            return catalogue
 
     def close(self) -> None:
         """End the processes that draw pages."""
@@ -55,8 +55,8 @@ def close_reading(app: FastAPI) -> None:
         app.state.reading.close()
 
 
-async def with_library(request: Request, name: str, work: Callable[[Library], _T]) -> _T:
-    """What `work` makes of a collection's library, in a thread: it reads files."""
+async def with_catalogue(request: Request, name: str, work: Callable[[Catalogue], _T]) -> _T:
+    """What `work` makes of a collection's catalogue, in a thread: it reads files."""
     served = collection_of(request, name, "name")
     shared = reading(request.app)
-    return await service(request).run(lambda: work(shared.library(served)))
+    return await service(request).run(lambda: work(shared.catalogue(served)))

@@ -15,8 +15,8 @@ from hiperrag.answering.generators.base import RequestGenerator, for_request
 from hiperrag.answering.generators.scoring import CannotScoreError
 from hiperrag.answering.hits import Hit
 from hiperrag.service.auth import collection_of, service
+from hiperrag.service.catalogue import Catalogue
 from hiperrag.service.errors import ApiError
-from hiperrag.service.library import Library
 from hiperrag.service.reading import reading
 from hiperrag.service.schemas import MODEL_PREFIX, MOST_PASSAGES, NOT_BLANK, Model, Question
 from hiperrag.service.state import shown_generator
@@ -53,7 +53,7 @@ async def attributions(request: Request, body: AttributionRequest) -> Response:
     with for_request(state.generator) as generator:
 
         def work() -> dict[str, Any]:
-            hits = _hits(shared.library(served), body.passages)
+            hits = _hits(shared.catalogue(served), body.passages)
             return shown(_attribute(body, hits, generator))
 
         working = asyncio.ensure_future(state.run(work))
@@ -73,10 +73,10 @@ def shown(attribution: Attribution) -> dict[str, Any]:
     return attribution.to_json() | {"generator": shown_generator(attribution.generator)}
 
 
-def _hits(library: Library, passage_ids: list[str]) -> list[Hit]:
+def _hits(catalogue: Catalogue, passage_ids: list[str]) -> list[Hit]:
     hits = []
     for n, passage_id in enumerate(passage_ids, start=1):
-        found = library.find(passage_id)
+        found = catalogue.find(passage_id)
         if found is None:
             raise ApiError(
                 404,

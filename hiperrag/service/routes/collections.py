@@ -8,9 +8,9 @@ from fastapi import APIRouter, Request
 
 from hiperrag.records import Document, Passage
 from hiperrag.service.auth import COOKIE, caller, service
+from hiperrag.service.catalogue import Catalogue, Found
 from hiperrag.service.errors import ApiError
-from hiperrag.service.library import Found, Library
-from hiperrag.service.reading import with_library
+from hiperrag.service.reading import with_catalogue
 from hiperrag.service.serving import ServedCollection
 from hiperrag.service.state import passage_url, shown_passage
 
@@ -35,19 +35,19 @@ async def list_collections(request: Request) -> dict[str, Any]:
 @router.get("/v1/collections/{name}")
 async def collection_facts(request: Request, name: str) -> dict[str, Any]:
     """What a collection holds: counts, kinds of passages, fields to filter by, encoder, quarantine."""
-    facts = await with_library(request, name, lambda library: library.facts)
+    facts = await with_catalogue(request, name, lambda catalogue: catalogue.facts)
     return {**_summary(name, service(request).collections[name]), **facts}
 
 
 @router.get("/v1/collections/{name}/passages/{passage_id}")
 async def passage(request: Request, name: str, passage_id: str) -> dict[str, Any]:
     """A passage with its boxes, the sizes of the pages it is on, and the passages before and after it."""
-    return await with_library(request, name, lambda library: _passage(request, library, name, passage_id))
+    return await with_catalogue(request, name, lambda catalogue: _passage(request, catalogue, name, passage_id))
 
 
-def found_passage(library: Library, passage_id: str) -> Found:
+def found_passage(catalogue: Catalogue, passage_id: str) -> Found:
     """The passage of this id; 404 where there is none."""
-    found = library.find(passage_id)
+    found = catalogue.find(passage_id)
     if found is None:
         raise ApiError(404, "the collection has no such passage; it may have been deleted or indexed anew")
     return found
@@ -68,9 +68,9 @@ def _summary(name: str, served: ServedCollection) -> dict[str, Any]:
     }
 
 
-def _passage(request: Request, library: Library, name: str, passage_id: str) -> dict[str, Any]:
-    found = found_passage(library, passage_id)
-    document = library.document(found)
+def _passage(request: Request, catalogue: Catalogue, name: str, passage_id: str) -> dict[str, Any]:
+    found = found_passage(catalogue, passage_id)
+    document = catalogue.document(found)
     return {
         "object": "passage",
         **_plain(request, name, found.passage),
@@ -79,8 +79,8 @@ def _passage(request: Request, library: Library, name: str, passage_id: str) -> 
         "authors": document.authors if document else [],
         "n_pages": document.n_pages if document else max(found.passage.pages, default=0),
         "page_sizes": _page_sizes(document, found.passage),
-        "previous": _neighbour(request, library, name, found, -1),
-        "next": _neighbour(request, library, name, found, 1),
+        "previous": _neighbour(request, catalogue, name, found, -1),
+        "next": _neighbour(request, catalogue, name, found, 1),
     }
 
 
@@ -98,8 +98,8 @@ def _plain(request: Request, name: str, one: Passage) -> dict[str, Any]:
     }
 
 
-def _neighbour(request: Request, library: Library, name: str, found: Found, step: int) -> dict[str, Any] | None:
-    neighbour = library.neighbour(found, step)
+def _neighbour(request: Request, catalogue: Catalogue, name: str, found: Found, step: int) -> dict[str, Any] | None:
+    neighbour = catalogue.neighbour(found, step)
     return _plain(request, name, neighbour) if neighbour else None
 
 

@@ -11,9 +11,9 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
+from hiperrag.service.catalogue import Catalogue
 from hiperrag.service.errors import ApiError
-from hiperrag.service.library import Library
-from hiperrag.service.reading import reading, with_library
+from hiperrag.service.reading import reading, with_catalogue
 from hiperrag.service.rendering import WIDTHS, BusyError, PageRequest, nearest_width
 from hiperrag.service.routes.collections import found_passage
 
@@ -85,7 +85,7 @@ async def page_image(
     Drawn from the source if it still is the file that was indexed, else from the text that was read;
     the header `X-Page-Drawn-From` says which, `source` or `text; REASON`.
     """
-    wanted = await with_library(request, name, lambda library: _wanted(library, passage_id, page, width))
+    wanted = await with_catalogue(request, name, lambda catalogue: _wanted(catalogue, passage_id, page, width))
     try:
         future = reading(request.app).renderer.draw(wanted)
     except BusyError:
@@ -100,9 +100,9 @@ async def page_image(
     )
 
 
-def _wanted(library: Library, passage_id: str, page: int, width: int) -> PageRequest:
-    found = found_passage(library, passage_id)
-    document = library.document(found)
+def _wanted(catalogue: Catalogue, passage_id: str, page: int, width: int) -> PageRequest:
+    found = found_passage(catalogue, passage_id)
+    document = catalogue.document(found)
     if document is None:
         raise ApiError(404, "the collection has no record of this document's pages")
     if not 1 <= page <= document.n_pages:
@@ -112,7 +112,7 @@ def _wanted(library: Library, passage_id: str, page: int, width: int) -> PageReq
         doc_id=document.doc_id,
         page=page,
         width=nearest_width(width),
-        inputs=library.inputs(document.source),
+        inputs=catalogue.inputs(document.source),
         blocks=[block for block in document.blocks if block.page == page],
         size=size,
     )

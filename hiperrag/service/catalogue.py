@@ -41,7 +41,7 @@ class Found:
     row: int
 
 
-class Library:
+class Catalogue:
     """One version of a collection, opened for reading; the files it has opened stay readable when they are replaced."""
 
     def __init__(self, collection: Collection, manifest: Manifest) -> None:
