@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _ATTENTIVE_S, _PAUSE_S = 0.002, 0.0005
 """How long an idle rank looks for the next job without pausing, and its pauses afterwards."""
+_FORWARD_S = 0.5
+"""What a launcher has not passed on when a job is aborted is lost, so it gets so long."""
 _T = TypeVar("_T")
 
 
@@ -124,8 +126,10 @@ class Ranks:
     def _abort(self, error: BaseException) -> NoReturn:
         if isinstance(error, KeyboardInterrupt):
             self.communicator.Abort(130)
-        traceback.print_exception(error)
-        print(f"hiperrag: rank {self.communicator.rank} failed; the job is aborted", file=sys.stderr, flush=True)
+        told = "".join(traceback.format_exception(error))
+        sys.stderr.write(f"{told}hiperrag: rank {self.communicator.rank} failed; the job is aborted\n")
+        sys.stderr.flush()
+        time.sleep(_FORWARD_S)
         self.communicator.Abort(1)
         raise error
 
