@@ -34,10 +34,12 @@ _TOKEN_PASSAGES = 64
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the benchmark, print a table, and write the figures to `--out`."""
+    from hiperrag.models import DEFAULT_ENCODER
+
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--corpus", type=Path, required=True, help="JSON lines with title and text, or articles")
     parser.add_argument("--peers", type=Path, help="Python of an environment with sentence-transformers")
-    parser.add_argument("--model", default="minilm", help="packaged model or folder (default: minilm)")
+    parser.add_argument("--model", default=DEFAULT_ENCODER, help="packaged model or folder (default: %(default)s)")
     parser.add_argument("--precision", help="float32, bfloat16 or int8 (default: as chosen for this machine)")
     parser.add_argument("-n", type=int, default=500, help="passages (default: 500)")
     parser.add_argument("--threads", type=int, default=1)

@@ -12,24 +12,22 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import gzip
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from hiperrag.benchmarks.retrieval import read_qrels
+from hiperrag.benchmarks.retrieval import find_file, read_qrels, read_rows
 from hiperrag.cli.search import read_queries
 from hiperrag.encoders import load_encoder, load_tokenizer
 from hiperrag.encoders.base import Encoder, Tokenizer
-from hiperrag.errors import UserError
 from hiperrag.index.fusion import LEXICAL_CANDIDATES, LEXICAL_WEIGHT, fuse
 from hiperrag.index.lexical import Lexical, LexicalSearcher, write_lexical
 from hiperrag.machine import describe_machine
+from hiperrag.models import DEFAULT_ENCODER
 from hiperrag.parsing.chunking import ChunkSettings, chunk_document
 from hiperrag.parsing.ready_text import document_from_row
 
@@ -47,7 +45,7 @@ def main() -> None:
     parser.add_argument("data", type=Path, nargs="+")
     parser.add_argument("--split", default="test")
     parser.add_argument("--queries", type=int, help="a random sample of that many")
-    parser.add_argument("--encoder", default="minilm")
+    parser.add_argument("--encoder", default=DEFAULT_ENCODER)
     parser.add_argument("--json", type=Path, help="write the figures here")
     options = parser.parse_args()
     encoder, tokenizer = load_encoder(options.encoder), load_tokenizer(options.encoder)
@@ -68,11 +66,11 @@ def measure(
 ) -> dict[str, FloatArray]:
     """nDCG@10 of each judged query of the split under each of RANKINGS: (n_queries,)."""
     qrels = read_qrels(data / "qrels" / f"{split}.tsv")
-    queries = [(name, text) for name, text in read_queries(_find(data, "queries")) if name in qrels]
+    queries = [(name, text) for name, text in read_queries(find_file(data, "queries")) if name in qrels]
     if n_queries is not None and n_queries < len(queries):
         chosen = np.random.default_rng(0).choice(len(queries), n_queries, replace=False)
         queries = [queries[i] for i in sorted(chosen)]
-    corpus = Corpus.read(_find(data, "corpus"), encoder, tokenizer)
+    corpus = Corpus.read(find_file(data, "corpus"), encoder, tokenizer)
     encoded = encoder.encode_queries([text for _, text in queries])
     figures: dict[str, list[float]] = {name: [] for name in RANKINGS}
     with tempfile.TemporaryDirectory() as folder:
@@ -97,7 +95,7 @@ class Corpus:
     def read(cls, path: Path, encoder: Encoder, tokenizer: Tokenizer) -> Corpus:
         """Cut and encode the rows of a .jsonl[.gz] file."""
         documents, words = [], []
-        for index, row in enumerate(_rows(path)):
+        for index, row in enumerate(read_rows(path)):
             document = document_from_row(row, str(path), index)
             for passage in chunk_document(document, tokenizer.count, tokenizer.max_tokens, ChunkSettings()):
                 documents.append(passage.document)
@@ -183,20 +181,6 @@ def _table(data: str, rankings: dict[str, dict[str, float]]) -> str:
             line += f"   {figures['difference_mean']:+.4f} [{low:+.4f}, {high:+.4f}]  p={figures['p']:.3f}"
         lines.append(line)
     return "\n".join(lines)
-
-
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as stream:
-        for line in stream:
-            if line.strip():
-                yield json.loads(line)
-
-
-def _find(data: Path, stem: str) -> Path:
-    for suffix in (".jsonl", ".jsonl.gz"):
-        if (data / f"{stem}{suffix}").is_file():
-            return data / f"{stem}{suffix}"
-    raise UserError(f"{data}: holds no {stem}.jsonl or {stem}.jsonl.gz")
 
 
 if __name__ == "__main__":

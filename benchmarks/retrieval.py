@@ -11,15 +11,17 @@ from __future__ import annotations
 
 import argparse
 import csv
+import gzip
 import json
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from hiperrag.answering.hits import Hit
 from hiperrag.answering.retrieval import Retriever
+from hiperrag.benchmarks.evaluation.ranking import ndcg, recall
+from hiperrag.benchmarks.evaluation.statistics import mean_interval
 from hiperrag.cli.search import read_queries
 from hiperrag.errors import UserError
 from hiperrag.machine import describe_machine
@@ -27,8 +29,8 @@ from hiperrag.workflows.run import index_sources
 from hiperrag.workflows.sites import load_site
 
 DEPTH = 100
-RESAMPLES = 10_000
-Run = dict[str, dict[str, float]]
+Run = dict[str, list[str]]
+"""The documents found for each query, best first."""
 
 
 def main() -> None:
@@ -52,12 +54,12 @@ def main() -> None:
 def measure(data: Path, split: str, root: Path) -> dict[str, Any]:
     """Index the corpus and score the rankings of the split's queries."""
     qrels = read_qrels(data / "qrels" / f"{split}.tsv")
-    queries = {name: text for name, text in read_queries(_find(data, "queries")) if name in qrels}
-    index_sources([str(_find(data, "corpus"))], root, load_site("local"))
+    queries = {name: text for name, text in read_queries(find_file(data, "queries")) if name in qrels}
+    index_sources([str(find_file(data, "corpus"))], root, load_site("local"))
     retriever = Retriever(root)
     names, texts = list(queries), list(queries.values())
     runs = {
-        "pooled": _as_run(names, pooled_ranking(retriever, texts)),
+        "pooled": _as_run(names, retriever.search_pooled(texts, DEPTH)),
         **{name: _hits_as_run(names, retriever, texts, quality=name) for name in ("fast", "balanced", "exact")},
         "hybrid": _hits_as_run(names, retriever, texts, hybrid=True),
     }
@@ -84,44 +86,35 @@ def read_qrels(path: Path) -> dict[str, dict[str, int]]:
     return judged
 
 
-def _find(data: Path, stem: str) -> Path:
+def find_file(data: Path, stem: str) -> Path:
+    """STEM.jsonl or STEM.jsonl.gz in a BEIR folder; UserError where there is neither."""
     for suffix in (".jsonl", ".jsonl.gz"):
         if (data / f"{stem}{suffix}").is_file():
             return data / f"{stem}{suffix}"
     raise UserError(f"{data}: holds no {stem}.jsonl or {stem}.jsonl.gz")
 
 
-def pooled_ranking(retriever: Retriever, queries: list[str]) -> Iterable[dict[str, float]]:
-    """Documents by the pooled cosine of their best passage, without MaxSim."""
-    for hits in retriever.search_pooled(queries, k=DEPTH):
-        yield {hit.passage.document: hit.score for hit in hits}
+def read_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a .jsonl or .jsonl.gz file."""
+    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as stream:
+        for line in stream:
+            if line.strip():
+                yield json.loads(line)
 
 
-def _as_run(names: list[str], rankings: Iterable[dict[str, float]]) -> Run:
-    return dict(zip(names, rankings, strict=True))
+def _as_run(names: list[str], results: Iterable[list[Hit]]) -> Run:
+    return {name: [hit.passage.document for hit in hits] for name, hits in zip(names, results, strict=True)}
 
 
 def _hits_as_run(names: list[str], retriever: Retriever, texts: list[str], **options: Any) -> Run:
-    results = retriever.search(texts, DEPTH, per_document=True, **options)
-    return _as_run(names, ({hit.passage.document: hit.score for hit in hits} for hits in results))
+    return _as_run(names, retriever.search(texts, DEPTH, per_document=True, **options))
 
 
-def _score(run: Run, qrels: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, float]]:
-    import ir_measures
-    from ir_measures import R, nDCG
-
-    measures = [nDCG @ 10, R @ DEPTH]
-    values: dict[str, list[float]] = {str(measure): [] for measure in measures}
-    for metric in ir_measures.iter_calc(measures, qrels, run):
-        values[str(metric.measure)].append(metric.value)
-    return {name: _interval(np.array(scores)) for name, scores in values.items()}
-
-
-def _interval(values: np.ndarray[Any, np.dtype[np.float64]]) -> dict[str, float]:
-    rng = np.random.default_rng(0)
-    means = values[rng.integers(0, len(values), (RESAMPLES, len(values)))].mean(axis=1)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return {"mean": float(values.mean()), "low": float(low), "high": float(high), "n": len(values)}
+def _score(run: Run, qrels: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, Any]]:
+    return {
+        "nDCG@10": mean_interval([ndcg(ranked, qrels[name], 10) for name, ranked in run.items()]),
+        f"R@{DEPTH}": mean_interval([recall(ranked, qrels[name], DEPTH) for name, ranked in run.items()]),
+    }
 
 
 if __name__ == "__main__":

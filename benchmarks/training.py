@@ -28,10 +28,12 @@ ENGINES = ("pylate", "full-late", "lora-late", "lora-coltrast")
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the benchmark, print a table, and write the figures to `--out`."""
+    from hiperrag.models import BASE_ENCODER
+
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--pairs", type=Path, action="append", required=True, help="pairs file or text, as for train")
     parser.add_argument("--peers", type=Path, required=True, help="Python of an environment with PyLate")
-    parser.add_argument("--model", default="minilm", help="packaged model or folder (default: minilm)")
+    parser.add_argument("--model", default=BASE_ENCODER, help="packaged model or folder (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--query-tokens", type=int, default=32)
     parser.add_argument("--passage-tokens", type=int, default=128)

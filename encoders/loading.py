@@ -1,7 +1,7 @@
 """From a spec to an encoder or its tokenizer.
 
-A spec is a packaged model's name or a model folder, with the precision behind a colon where it is fixed:
-"minilm", "minilm:int8", "path/to/model".
+A spec is a packaged model's name (a base model's, or that of an adapter in this package) or a model folder, with the
+precision behind a colon where it is fixed: "minilm", "minilm:int8", "path/to/model".
 """
 
 from __future__ import annotations

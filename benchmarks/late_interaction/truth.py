@@ -22,7 +22,7 @@ _TOGETHER = 64
 class Block(NamedTuple):
     """Consecutive passages: tokens (sum(lengths), dim) and lengths (n,), each at least 1."""
 
-    tokens: Float16
+    tokens: Float16 | Float32
     lengths: Int64
 
 
@@ -40,7 +40,7 @@ def exact_top(
     found: dict[int, npt.NDArray[np.int64]] = {}
     seen = 0
     for block in blocks:
-        fresh = _scores(block, joined, starts)
+        fresh = maxsim_scores(block, joined, starts)
         new_ids = np.broadcast_to(np.arange(seen, seen + fresh.shape[1]), fresh.shape)
         scores, ids = np.concatenate([scores, fresh], axis=1), np.concatenate([ids, new_ids], axis=1)
         # Ids rise along each row, so a stable sort keeps the earlier passage of a tie.
@@ -54,7 +54,7 @@ def exact_top(
     return found
 
 
-def _scores(block: Block, joined: Float32, starts: Int64) -> Float32:
+def maxsim_scores(block: Block, joined: Float32, starts: Int64) -> Float32:
     """MaxSim of every query with every passage of a block, (n_queries, n), a few passages at a time."""
     ends = np.cumsum(block.lengths)
     scores = np.empty((len(starts), len(ends)), dtype=np.float32)

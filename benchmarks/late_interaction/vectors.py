@@ -25,6 +25,7 @@ import numpy.typing as npt
 from hiperrag.benchmarks.late_interaction.texts import read_texts
 from hiperrag.errors import UserError
 from hiperrag.files import atomic_directory, fingerprint
+from hiperrag.models import DEFAULT_ENCODER
 
 Float32 = npt.NDArray[np.float32]
 Float16 = npt.NDArray[np.float16]
@@ -121,7 +122,12 @@ def _check(vectors: TokenVectors) -> None:
 
 
 def make_vectors(
-    folder: Path, data: Path, encoder_name: str = "minilm", dim: int = 128, limit: int | None = None, seed: int = 0
+    folder: Path,
+    data: Path,
+    encoder_name: str = DEFAULT_ENCODER,
+    dim: int = 128,
+    limit: int | None = None,
+    seed: int = 0,
 ) -> TokenVectors:
     """Encode the passages and queries of `data`, rotate to `dim` dimensions, and write a vectors folder.
 

@@ -28,9 +28,10 @@ _GENERAL = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 """Headings that say nothing of what is below them."""
-_LEAVE_OUT = re.compile(
+NOT_BODY = re.compile(
     r"author|acknowledg|competing|conflict|ethic|funding|availab|supplement|preface|references|abbreviation", re.I
 )
+"""Headings of what is no scientific text."""
 _NUMBERING = re.compile(r"^[\dIVX]+(\.\d+)*\.?\s+|^\d+(\.\d+)+\.?\s*")
 _GLUED = re.compile(r"(?<=[a-z]{4})(\d{1,3})(,\d{1,3}|[–-]\d{1,3})*(?=[.,;\s]|$)")
 """Superscript citations that lost their place: "core1,2"."""
@@ -58,7 +59,7 @@ def pairs_of_row(row: dict[str, Any], source: str, seed: int = 0) -> Iterator[di
     (a sentence, the rest of its paragraph). Which sentences and paragraphs are taken depends on `seed` and the
     row's id.
     """
-    licence = _licence(row, source)
+    licence = licence_of(row, source)
     name = str(row.get("_id") or row.get("id") or row["title"])
     title = _clean(str(row["title"]))
     draw = random.Random(hashlib.blake2b(f"{seed} {name}".encode()).digest())
@@ -89,7 +90,7 @@ def _abstract(title: str, text: str, draw: random.Random) -> Iterator[tuple[str,
 
 def _paragraph(path: list[str], text: str, draw: random.Random) -> Iterator[tuple[str, str, str]]:
     """A textbook's paragraph; the path leads from the book to the heading."""
-    if len(text.split()) < _FEWEST_WORDS or any(_LEAVE_OUT.search(step) for step in path[1:]):
+    if len(text.split()) < _FEWEST_WORDS or any(NOT_BODY.search(step) for step in path[1:]):
         return
     heading = _heading(path[1:])
     if heading:
@@ -105,7 +106,7 @@ def _article(
     body = [
         (path.split(" > "), _clean(text))
         for path, text in paragraphs
-        if len(text.split()) >= _FEWEST_WORDS and not _LEAVE_OUT.search(path)
+        if len(text.split()) >= _FEWEST_WORDS and not NOT_BODY.search(path)
     ]
     for path, text in draw.sample(body, min(_MOST_PER_DOCUMENT, len(body))):
         heading = _heading(path)
@@ -142,8 +143,8 @@ def _clean(text: str) -> str:
     return _LABEL.sub(r"\1: ", _GLUED.sub("", " ".join(text.split())))
 
 
-def _licence(row: dict[str, Any], source: str) -> str:
-    """As the row says, else as the file's name does (FILE_cc0, FILE_ccby)."""
+def licence_of(row: dict[str, Any], source: str) -> str:
+    """The licence as a row (or a document's metadata) says, else as the file's name does (FILE_cc0, FILE_ccby)."""
     given = str(row.get("license") or row.get("licence") or "")
     if "zero" in given or (not given and "cc0" in source.lower()):
         return "CC0"

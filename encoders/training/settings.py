@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from hiperrag.errors import UserError, first_mistake
+from hiperrag.models import BASE_ENCODER
 
 Method = Literal["lora", "ia3", "qlora", "full"]
 Loss = Literal["coltrast", "contrastive", "late"]
@@ -25,7 +26,7 @@ class TrainSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    base: str = "minilm"
+    base: str = BASE_ENCODER
     """Packaged model or model folder."""
     method: Method = "lora"
     loss: Loss = "coltrast"

@@ -23,6 +23,7 @@ from hiperrag.cli.parsing import (
 from hiperrag.cli.stopping import exit_status, heed_sigterm
 from hiperrag.counted import counted
 from hiperrag.errors import UserError
+from hiperrag.models import DEFAULT_ENCODER
 
 if TYPE_CHECKING:
     from hiperrag.workflows.run import Summary
@@ -49,7 +50,7 @@ def index(
     ocr_budget: BudgetOption = None,
     encoder: Annotated[
         str | None,
-        typer.Option(metavar="NAME|DIR", help="Encoder; default: the collection's, minilm for a new one."),
+        typer.Option(metavar="NAME|DIR", help=f"Encoder; default: the collection's, {DEFAULT_ENCODER} for a new one."),
     ] = None,
     bits: Annotated[
         str | None,

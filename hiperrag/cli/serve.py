@@ -66,6 +66,9 @@ def serve(
 
     A collection is called as its folder is, or as NAME says; its model is hiperrag/NAME.
     """
+    # numpy reads it when it is imported. Threads of OpenBLAS spin after each product, however small, and here many
+    # requests share the cores.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     given: dict[str, Any] = {
         "host": host,
         "port": port,

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hiperrag.cli import train_data
 from hiperrag.cli.stopping import NotedStop, exit_status
 from hiperrag.errors import UserError
+from hiperrag.models import BASE_ENCODER
 
 if TYPE_CHECKING:
     from hiperrag.encoders.training.run import Trained
@@ -25,11 +27,13 @@ _REPORT_SECONDS = 15.0
 
 train = typer.Typer(
     name="train",
-    help="Fine-tune an encoder on pairs, or export one to other libraries.",
+    help="Fine-tune an encoder on pairs, make pairs from a collection, or export an encoder to other libraries.",
     invoke_without_command=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+train.command()(train_data.questions)
+train.command()(train_data.mine)
 
 
 @train.callback(invoke_without_command=True)
@@ -51,7 +55,8 @@ def _train(
     base: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME|DIR", help="Model to start from, packaged or a folder (PyLate's too) [default: minilm]."
+            metavar="NAME|DIR",
+            help=f"Model to start from, packaged or a folder (PyLate's too) [default: {BASE_ENCODER}].",
         ),
     ] = None,
     settings: Annotated[

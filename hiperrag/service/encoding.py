@@ -1,4 +1,4 @@
-"""One encoder for all requests: queries first and together, passages in small pieces, those seen lately not again."""
+"""One encoder for all requests: queries together, passages beside them, those that come again not encoded again."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ import numpy.typing as npt
 from hiperrag.encoders import load_encoder
 from hiperrag.encoders.base import Encoded, Encoder
 
-PIECE_CHARACTERS = 500
-"""Of sentences that are encoded in one call: what a query waits for at most."""
+PIECE_CHARACTERS = 1000
+"""Of passages that are encoded in one call."""
 QUERIES_TOGETHER = 32
 MOST_THREADS = 4
 """Of torch for one call: more hardly help with texts this short, and threads that wait for each other burn time."""
 CACHE_BYTES = 64 << 20
+MOST_SEEN = 1 << 16
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Vectors:
-    """One encoded text; see `Encoded`."""
+    """One encoded text; see `Encoded`. Half precision is ample for token vectors of passages."""
 
-    tokens: npt.NDArray[np.float32]
+    tokens: npt.NDArray[np.float32] | npt.NDArray[np.float16]
     pooled: npt.NDArray[np.float32]
     truncated: bool
 
@@ -46,10 +47,11 @@ class _Task:
 
 
 class SharedEncoder:
-    """Implements `Encoder` for calls from many threads; one thread of its own does the work.
+    """Implements `Encoder` for calls from many threads; two of its own do the work, so no query waits for passages.
 
-    What comes while it works is taken together, queries first, so a lone call waits for nothing. Passages come from a
+    What comes while they work is taken together, and a lone call waits for nothing. Passages come from a
     cache of `cache_bytes` where they are there: answers are checked against sentences of passages, which come again.
+    The sentences of an answer itself do not, so a text is kept from the second time on.
     """
 
     def __init__(self, encoder: Encoder, cache_bytes: int = CACHE_BYTES) -> None:
@@ -57,17 +59,27 @@ class SharedEncoder:
         self.dim, self.pooled_dim, self.max_tokens = encoder.dim, encoder.pooled_dim, encoder.max_tokens
         self.cached_bytes = 0
         self._cache: OrderedDict[str, _Vectors] = OrderedDict()
+        self._seen: OrderedDict[int, None] = OrderedDict()
+        """Hashes of texts that came lately and are not in the cache."""
         self._cache_bytes = cache_bytes
         self._cache_lock = threading.Lock()
-        self._desk = _Desk()
-        worker = threading.Thread(target=_work, args=(encoder, self._desk), name="encoder", daemon=True)
+        self._queries = self._desk(encoder, _Desk(lambda task: len(task.texts), QUERIES_TOGETHER), queries=True)
+        self._passages = self._desk(
+            encoder, _Desk(lambda task: sum(map(len, task.texts)), PIECE_CHARACTERS), queries=False
+        )
+
+    def _desk(self, encoder: Encoder, desk: _Desk, queries: bool) -> _Desk:
+        """The desk, with a thread that works at it."""
+        name = f"encoder of {'queries' if queries else 'passages'}"
+        worker = threading.Thread(target=_work, args=(encoder, desk, queries), name=name, daemon=True)
         worker.start()
-        weakref.finalize(self, _end, self._desk, worker)
+        weakref.finalize(self, _end, desk, worker)
+        return desk
 
     def encode_queries(self, texts: Sequence[str]) -> Encoded:
         """See `Encoder`."""
         tasks = [_Task(texts[start : start + QUERIES_TOGETHER]) for start in range(0, len(texts), QUERIES_TOGETHER)]
-        self._desk.put(queries=tasks)
+        self._queries.put(tasks)
         return self._joined([vectors for task in tasks for vectors in task.vectors.result()])
 
     def encode_passages(self, texts: Sequence[str]) -> Encoded:
@@ -75,7 +87,7 @@ class SharedEncoder:
         wanted = list(dict.fromkeys(texts))
         found = self._cached(wanted)
         tasks = [_Task(piece) for piece in _pieces([text for text in wanted if text not in found])]
-        self._desk.put(passages=tasks)
+        self._passages.put(tasks)
         for task in tasks:
             fresh = dict(zip(task.texts, task.vectors.result(), strict=True))
             self._keep(fresh)
@@ -92,9 +104,15 @@ class SharedEncoder:
     def _keep(self, fresh: dict[str, _Vectors]) -> None:
         with self._cache_lock:
             for text, vectors in fresh.items():
+                if hash(text) not in self._seen:
+                    self._seen[hash(text)] = None
+                    continue
+                del self._seen[hash(text)]
                 if text not in self._cache:
                     self.cached_bytes += vectors.nbytes
                 self._cache[text] = vectors
+            while len(self._seen) > MOST_SEEN:
+                self._seen.popitem(last=False)
             while self.cached_bytes > self._cache_bytes:
                 self.cached_bytes -= self._cache.popitem(last=False)[1].nbytes
 
@@ -102,7 +120,9 @@ class SharedEncoder:
         offsets = np.zeros(len(vectors) + 1, dtype=np.int64)
         np.cumsum([len(one.tokens) for one in vectors], out=offsets[1:])
         return Encoded(
-            tokens=np.concatenate([np.empty((0, self.dim), np.float32), *(one.tokens for one in vectors)]),
+            tokens=np.concatenate(
+                [np.empty((0, self.dim), np.float32), *(one.tokens for one in vectors)], dtype=np.float32
+            ),
             offsets=offsets,
             pooled=np.stack([one.pooled for one in vectors])
             if vectors
@@ -112,27 +132,24 @@ class SharedEncoder:
 
 
 class _Desk:
-    """Where tasks wait for the encoder's thread: queries before passages."""
+    """Where tasks wait for a thread, which takes as many at a time as fit into `room` by their `size`."""
 
-    def __init__(self) -> None:
-        self._queries: deque[_Task] = deque()
-        self._passages: deque[_Task] = deque()
+    def __init__(self, size: Callable[[_Task], int], room: int) -> None:
+        self._size, self._room = size, room
+        self.waiting: deque[_Task] = deque()
         self._changed = threading.Condition()
         self._closed = False
 
-    def put(self, queries: Sequence[_Task] = (), passages: Sequence[_Task] = ()) -> None:
+    def put(self, tasks: Sequence[_Task]) -> None:
         with self._changed:
-            self._queries.extend(queries)
-            self._passages.extend(passages)
+            self.waiting.extend(tasks)
             self._changed.notify()
 
-    def take(self) -> tuple[list[_Task], bool]:
-        """What to encode next, and whether these are queries; nothing once the desk is closed."""
+    def take(self) -> list[_Task]:
+        """What to encode next; nothing once the desk is closed."""
         with self._changed:
-            self._changed.wait_for(lambda: self._queries or self._passages or self._closed)
-            if self._queries:
-                return _fitting(self._queries, lambda task: len(task.texts), QUERIES_TOGETHER), True
-            return _fitting(self._passages, lambda task: sum(map(len, task.texts)), PIECE_CHARACTERS), False
+            self._changed.wait_for(lambda: self.waiting or self._closed)
+            return _fitting(self.waiting, self._size, self._room)
 
     def close(self) -> None:
         with self._changed:
@@ -156,11 +173,8 @@ def _end(desk: _Desk, worker: threading.Thread) -> None:
         worker.join()
 
 
-def _work(encoder: Encoder, desk: _Desk) -> None:
-    while True:
-        tasks, queries = desk.take()
-        if not tasks:
-            return
+def _work(encoder: Encoder, desk: _Desk, queries: bool) -> None:
+    while tasks := desk.take():
         if not _encode(encoder, tasks, queries):
             for task in tasks:  # one text that cannot be encoded is nothing to the others
                 _encode(encoder, [task], queries, final=True)
@@ -173,7 +187,11 @@ def _encode(encoder: Encoder, tasks: Sequence[_Task], queries: bool, final: bool
         encoded = encoder.encode_queries(texts) if queries else encoder.encode_passages(texts)
         vectors = [
             # copies, so that one cached text does not keep the vectors of all
-            _Vectors(tokens.copy(), encoded.pooled[number].copy(), bool(encoded.truncated[number]))
+            _Vectors(
+                tokens.copy() if queries else tokens.astype(np.float16),
+                encoded.pooled[number].copy(),
+                bool(encoded.truncated[number]),
+            )
             for number, tokens in enumerate(encoded.token_arrays())
         ]
     except BaseException as error:

@@ -25,7 +25,7 @@ from hiperrag.service.state import Service
 if TYPE_CHECKING:
     from hiperrag.index.ranks import Ranks
 
-SWITCH_S = 0.001
+SWITCH_S = 0.0005
 """After which a thread lets others run. Python's 5 ms add up where hundreds of streams stand before a search."""
 
 HEAPS = 2

@@ -22,6 +22,7 @@ from hiperrag.answering.generators.base import (
 )
 from hiperrag.answering.generators.failover import FailoverGenerator
 from hiperrag.answering.generators.queued import QueuedGenerator
+from hiperrag.encoders.precision import Precision, split_spec
 from hiperrag.errors import UserError
 
 __all__ = [
@@ -44,7 +45,7 @@ __all__ = [
 ]
 
 DEFAULT_MODEL = "smollm2"
-SPEC_FORMS = "default, hf:DIR_OR_NAME, gguf:FILE or openai:BASE_URL#MODEL"
+SPEC_FORMS = "default, hf:DIR_OR_NAME, gguf:FILE (each also with :int8) or openai:BASE_URL#MODEL"
 
 
 def load_generator(spec: str) -> Generator:
@@ -52,18 +53,20 @@ def load_generator(spec: str) -> Generator:
 
     `default`: the packaged model. `hf:DIR_OR_NAME`: a transformers folder, a packaged model's name, or a hub
     name (asks the network). `gguf:FILE`: converted once into the cache. `openai:BASE_URL#MODEL`: any
-    OpenAI-compatible server, for example `openai:http://localhost:8000/v1#my-model`.
+    OpenAI-compatible server, for example `openai:http://localhost:8000/v1#my-model`. The first three may end in
+    `:int8` (CPU only), `:bfloat16` or `:float32`: the arithmetic to run in.
     Raises UserError for a spec of no known form and for a model that cannot be loaded.
     """
-    form, _, rest = spec.partition(":")
-    if spec == "default":
-        return _default()
-    if form == "hf" and rest:
-        return _huggingface(rest, spec)
-    if form == "gguf" and rest:
-        return _gguf(Path(rest).expanduser(), spec)
-    if form == "openai" and rest:
+    if _is_openai(spec) and spec != "openai:":
         return _openai(spec)
+    local, precision = split_spec(spec)
+    form, _, rest = local.partition(":")
+    if local == "default":
+        return _default(spec, precision)
+    if form == "hf" and rest:
+        return _huggingface(rest, spec, precision)
+    if form == "gguf" and rest:
+        return _gguf(Path(rest).expanduser(), spec, precision)
     raise UserError(f"--generator {spec!r} is not a known form: give {SPEC_FORMS}")
 
 
@@ -97,14 +100,14 @@ def _is_openai(spec: str) -> bool:
     return spec.startswith("openai:")
 
 
-def _default() -> Generator:
+def _default(spec: str, precision: Precision | None) -> Generator:
     from hiperrag.answering.generators.local import LocalGenerator
     from hiperrag.models import model_path
 
-    return LocalGenerator(model_path(DEFAULT_MODEL), "default", capable=False)
+    return LocalGenerator(model_path(DEFAULT_MODEL), spec, capable=False, precision=precision)
 
 
-def _huggingface(name: str, spec: str) -> Generator:
+def _huggingface(name: str, spec: str, precision: Precision | None) -> Generator:
     from hiperrag.answering.generators.local import LocalGenerator
     from hiperrag.models import model_path, packaged
 
@@ -112,13 +115,13 @@ def _huggingface(name: str, spec: str) -> Generator:
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise UserError(f"--generator {spec}: {folder} has no config.json, so it is no transformers folder")
-        return LocalGenerator(folder, spec)
+        return LocalGenerator(folder, spec, precision=precision)
     if name in {model.name for model in packaged()}:
-        return LocalGenerator(model_path(name), spec)
+        return LocalGenerator(model_path(name), spec, precision=precision)
     if name.startswith(("/", ".", "~")) or name.count("/") > 1:
         raise UserError(f"--generator {spec}: no folder {folder}")
     _look_up(name, spec)
-    return LocalGenerator(name, spec)
+    return LocalGenerator(name, spec, precision=precision)
 
 
 def _look_up(name: str, spec: str) -> None:
@@ -139,11 +142,11 @@ def _look_up(name: str, spec: str) -> None:
         raise UserError(f"--generator {spec}: no folder {name}, and the hub did not answer: {first[:200]}") from error
 
 
-def _gguf(file: Path, spec: str) -> Generator:
+def _gguf(file: Path, spec: str, precision: Precision | None) -> Generator:
     from hiperrag.answering.generators.local import LocalGenerator
     from hiperrag.models import converted_gguf
 
-    return LocalGenerator(converted_gguf(file), spec)
+    return LocalGenerator(converted_gguf(file), spec, precision=precision)
 
 
 def _openai(spec: str, *, patient: bool = True) -> Generator:

@@ -67,7 +67,7 @@ class GatewayBatches:
         ]
         data = "".join(json.dumps(line) + "\n" for line in lines).encode()
         uploaded = self._call(
-            "POST", "files", data={"purpose": "batch"}, files={"file": ("prompts.jsonl", data, "application/jsonl")}
+            "POST", "files", form={"purpose": "batch", "file": ("prompts.jsonl", data, "application/jsonl")}
         )
         made = self._call(
             "POST",

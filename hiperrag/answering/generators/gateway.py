@@ -5,15 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import json
 import re
 import ssl
 import sys
 import time
-from collections.abc import AsyncGenerator, Iterator
-from typing import Any
+import urllib.request
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from typing import Any, NamedTuple
 
+import aiohttp
 import httpx
+import yarl
 
+from hiperrag.answering.generators import background
 from hiperrag.answering.generators.base import (
     BusyError,
     GenerationCutError,
@@ -34,8 +39,24 @@ QUICK_ATTEMPTS = 4
 QUICK_S = 0.5
 LONGEST_BACKOFF_S = 30.0
 _NOTICE_S = 30.0
-_KEPT_CONNECTIONS = 64
 _WARMING = re.compile(r"\b(?:load|warm|start|initiali[sz]|cold|boot|spin|provision)", re.IGNORECASE)
+
+
+class Reply(NamedTuple):
+    """A response that was read to its end."""
+
+    status: int
+    headers: Mapping[str, str]
+    path: str
+    """Of the URL that was asked."""
+    content: bytes
+
+    def json(self) -> Any:
+        """The JSON it holds; None where it holds none."""
+        try:
+            return json.loads(self.content)
+        except ValueError:
+            return None
 
 
 class Gateway:
@@ -47,14 +68,15 @@ class Gateway:
     def __init__(self, endpoint: Endpoint, *, patient: bool = True) -> None:
         self._options, self._model = endpoint.options, endpoint.model
         try:
-            self._base = httpx.URL(endpoint.base_url.rstrip("/") + "/")
-        except httpx.InvalidURL as error:
+            self._base = yarl.URL(endpoint.base_url.rstrip("/") + "/")
+        except ValueError as error:
             raise UserError(f"openai: {endpoint.base_url} is not a usable URL: {error}") from error
-        self.where = f"{self._base.host}:{self._base.port}" if self._base.port else self._base.host
+        port = self._base.explicit_port
+        self.where = f"{self._base.host}:{port}" if port else str(self._base.host)
         self._patient = patient
         self._tokens = Tokens(self._options)
         self._pace = Pace(self._options.requests_per_minute, self._options.tokens_per_minute)
-        self._client: httpx.AsyncClient | None = None
+        self._session: aiohttp.ClientSession | None = None
         self._noticed = -_NOTICE_S
 
     async def complete(self, body: dict[str, Any], tokens: float) -> AsyncGenerator[Piece, None]:
@@ -75,21 +97,20 @@ class Gateway:
                 if events.total_tokens is not None:
                     reservation.settle(events.total_tokens)
             finally:
-                await response.aclose()
+                response.close()
 
-    async def call(self, method: str, path: str, tokens: float = 0.0, **content: Any) -> httpx.Response:
-        """Any other request under the base URL, answered in one piece; the same errors."""
+    async def call(self, method: str, path: str, tokens: float = 0.0, **content: Any) -> Reply:
+        """Any other request under the base URL, answered in one piece; the same errors.
+
+        `content`: `json`, or `form` with a text or (file name, bytes, content type) for each name.
+        """
         with self._one_line():
             response, _ = await self._accepted(method, path, tokens, **content)
-            try:
-                await response.aread()
-            finally:
-                await response.aclose()
-            return response
+            return await _read(response)
 
     async def call_json(self, method: str, path: str, tokens: float = 0.0, **content: Any) -> dict[str, Any]:
         """The same, for paths that answer with a JSON object."""
-        parsed = _json(await self.call(method, path, tokens, **content))
+        parsed = (await self.call(method, path, tokens, **content)).json()
         if not isinstance(parsed, dict):
             raise UnavailableError(f"openai: {self.where} sent no JSON object for {path.partition('?')[0]}")
         return parsed
@@ -99,72 +120,78 @@ class Gateway:
         try:
             async with asyncio.timeout(timeout_s):
                 with self._one_line():
-                    response = await self._http().send(await self._request("GET", "models"))
+                    reply = await _read(await self._send("GET", "models", await self._tokens.current()))
         except TimeoutError:
             return f"openai: {self.where} did not answer within {timeout_s:g} seconds"
         except UserError as error:
             return str(error)
-        if response.status_code in (401, 403) or response.status_code >= 500:
-            return str(self._refusal(response, 0))
-        with contextlib.suppress(ValueError, KeyError, TypeError):
-            names = [model["id"] for model in response.json()["data"]]
+        if reply.status in (401, 403) or reply.status >= 500:
+            return str(self._refusal(reply, 0))
+        with contextlib.suppress(KeyError, TypeError):
+            names = [model["id"] for model in reply.json()["data"]]
             if names and self._model not in names:
                 return f"openai: {self.where} does not serve model {self._model!r}"
         return None
 
-    def _http(self) -> httpx.AsyncClient:
-        if self._client is None:
-            self._client = httpx.AsyncClient(
-                verify=_certificates(),
-                timeout=httpx.Timeout(self._options.idle_s, connect=CONNECT_S),
-                limits=httpx.Limits(max_connections=None, max_keepalive_connections=_KEPT_CONNECTIONS),
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        token: str | None,
+        *,
+        json: Any = None,
+        form: Mapping[str, str | tuple[str, bytes, str]] | None = None,
+    ) -> aiohttp.ClientResponse:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0, ssl=_certificates()),
+                timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_S, sock_read=self._options.idle_s),
+                proxy=_proxy(self._base),
             )
-        return self._client
-
-    async def _request(self, method: str, path: str, **content: Any) -> httpx.Request:
-        token = await self._tokens.current()
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
-        request = self._http().build_request(method, self._base.join(path), headers=headers, **content)
-        request.extensions["token"] = token
-        return request
+            background.at_exit(self._session.close)
+        return await self._session.request(
+            method,
+            self._base.join(yarl.URL(path)),
+            headers={"Authorization": f"Bearer {token}"} if token else {},
+            json=json,
+            data=_form_data(form) if form else None,
+            allow_redirects=False,
+        )
 
     async def _accepted(
         self, method: str, path: str, tokens: float, **content: Any
-    ) -> tuple[httpx.Response, Reservation]:
+    ) -> tuple[aiohttp.ClientResponse, Reservation]:
         """An open response of status 2xx, after waiting and asking again as long as it makes sense."""
         patience = _Patience(self._options if self._patient else None)
         renewed = reconnected = False
         while True:
             reservation = await self._turn(tokens, patience)
-            request = await self._request(method, path, **content)
+            token = await self._tokens.current()
             try:
-                response = await self._http().send(request, stream=True)
-            except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
+                response = await self._send(method, path, token, **content)
+            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
                 reservation.withdraw()
-                if reconnected:
+                if reconnected or isinstance(error, aiohttp.ClientConnectorError):
                     raise
                 reconnected = True  # the server had closed a connection that was kept
                 continue
             self._pace.learn(response.headers)
-            if response.is_success:
+            if response.status // 100 == 2:
                 return response, reservation
-            try:
-                await response.aread()
-            finally:
-                await response.aclose()
-            if response.status_code == 401 and self._tokens.renewable and not renewed:
+            reply = await _read(response)
+            if reply.status == 401 and self._tokens.renewable and not renewed:
                 renewed = True
-                self._tokens.refused(request.extensions["token"])
+                self._tokens.refused(token)
                 continue
-            if response.status_code in (400, 422) and _without_refused(content.get("json"), response):
+            if reply.status in (400, 422) and _without_refused(content.get("json"), reply):
                 continue
-            error = self._refusal(response, patience.attempts)
-            if not isinstance(error, BusyError):
-                raise error
-            patience.spend(error)
-            self._pace.pause(error.retry_after_s)
-            if isinstance(error, WarmingUpError):
-                self._notice(error)
+            refusal = self._refusal(reply, patience.attempts)
+            if not isinstance(refusal, BusyError):
+                raise refusal
+            patience.spend(refusal)
+            self._pace.pause(refusal.retry_after_s)
+            if isinstance(refusal, WarmingUpError):
+                self._notice(refusal)
 
     async def _turn(self, tokens: float, patience: _Patience) -> Reservation:
         reservation = self._pace.reserve(tokens)
@@ -185,22 +212,22 @@ class Gateway:
             bound = f"waiting up to {self._options.warm_up_s:g} seconds for it"
             print(f"{error}; {bound}", file=sys.stderr, flush=True)
 
-    def _refusal(self, response: httpx.Response, attempts: int) -> UserError:
+    def _refusal(self, reply: Reply, attempts: int) -> UserError:
         """What a status other than 2xx means."""
-        status, words = response.status_code, self._tokens.conceal(said(_json(response)))
+        status, words = reply.status, self._tokens.conceal(said(reply.json()))
         answered = f"openai: {self.where} answered {status}{f' ({words})' if words else ''}"
         match status:
             case 429 | 503:
-                return _busy(response, answered, words, attempts)
+                return _busy(reply, answered, words, attempts)
             case 401 | 403:
                 return UnavailableError(f"{answered}: {self._tokens.advice}")
-            case 404 if not response.request.url.path.endswith(f"/{CHAT}"):
-                return UserError(f"{answered}: it has no {response.request.url.path}")
+            case 404 if not reply.path.endswith(f"/{CHAT}"):
+                return UserError(f"{answered}: it has no {reply.path}")
             case 404:
                 model = f"does it serve model {self._model!r}, and does the base URL end as it should (often /v1)?"
                 return UnavailableError(f"{answered}: {model}")
             case _ if 300 <= status < 400:
-                there = response.headers.get("location", "nowhere")
+                there = reply.headers.get("location", "nowhere")
                 return UnavailableError(f"{answered}: it redirects to {there}; give that address")
             case 400 | 413 | 422:
                 return UserError(f"{answered}: it does not take this request; see the server's own log")
@@ -209,20 +236,49 @@ class Gateway:
 
     @contextlib.contextmanager
     def _one_line(self) -> Iterator[None]:
-        """httpx's errors as ours."""
+        """aiohttp's errors as ours."""
         try:
             yield
-        except httpx.InvalidURL as error:
+        except aiohttp.InvalidURL as error:
             raise UserError(f"openai: {self._base} is not a usable URL: {error}") from error
-        except httpx.ConnectTimeout as error:
+        except aiohttp.ConnectionTimeoutError as error:
             raise UnavailableError(f"openai: {self.where} did not answer; is the address reachable?") from error
-        except httpx.ConnectError as error:
+        except aiohttp.ClientConnectorError as error:
+            reason = error.os_error
+            raise UnavailableError(f"openai: cannot connect to {self.where} ({reason}); is it running?") from error
+        except aiohttp.ClientSSLError as error:
             raise UnavailableError(f"openai: cannot connect to {self.where} ({error}); is it running?") from error
-        except httpx.TimeoutException as error:
+        except aiohttp.ServerTimeoutError as error:
             silence = f"{self._options.idle_s:g} seconds"
             raise GenerationCutError(f"openai: {self.where} sent nothing for {silence}") from error
-        except httpx.TransportError as error:
+        except aiohttp.ClientError as error:
             raise GenerationCutError(f"openai: {self.where} broke the connection: {error}") from error
+
+
+async def _read(response: aiohttp.ClientResponse) -> Reply:
+    try:
+        content = await response.read()
+    finally:
+        response.close()
+    return Reply(response.status, response.headers, response.url.path, content)
+
+
+def _form_data(form: Mapping[str, str | tuple[str, bytes, str]]) -> aiohttp.FormData:
+    data = aiohttp.FormData()
+    for name, value in form.items():
+        if isinstance(value, str):
+            data.add_field(name, value)
+        else:
+            filename, content, kind = value
+            data.add_field(name, content, filename=filename, content_type=kind)
+    return data
+
+
+def _proxy(url: yarl.URL) -> str | None:
+    """The proxy that the environment (HTTPS_PROXY, NO_PROXY and so on) names for a URL."""
+    if not url.host or urllib.request.proxy_bypass(url.host):
+        return None
+    return urllib.request.getproxies().get(url.scheme)
 
 
 @functools.cache
@@ -256,12 +312,12 @@ class _Patience:
             raise error
 
 
-def _busy(response: httpx.Response, answered: str, words: str, attempts: int) -> BusyError:
-    named = seconds(response.headers.get("retry-after", ""))
-    payload = _json(response)
+def _busy(reply: Reply, answered: str, words: str, attempts: int) -> BusyError:
+    named = seconds(reply.headers.get("retry-after", ""))
+    payload = reply.json()
     estimated = payload.get("estimated_time") if isinstance(payload, dict) else None
     wait = named if named is not None else min(LONGEST_BACKOFF_S, 2.0**attempts)
-    if response.status_code == 503 and (isinstance(estimated, int | float) or _WARMING.search(words)):
+    if reply.status == 503 and (isinstance(estimated, int | float) or _WARMING.search(words)):
         if named is None and isinstance(estimated, int | float):
             wait = min(LONGEST_BACKOFF_S, max(1.0, float(estimated)))
         return WarmingUpError(f"{answered}: the model is being loaded", wait)
@@ -269,9 +325,9 @@ def _busy(response: httpx.Response, answered: str, words: str, attempts: int) ->
     return BusyError(f"{answered}: it is busy; try again {when}", wait)
 
 
-def _without_refused(body: dict[str, Any] | None, response: httpx.Response) -> bool:
+def _without_refused(body: dict[str, Any] | None, reply: Reply) -> bool:
     """Rewrite a body that a server refuses for a parameter; False where the refusal is about something else."""
-    words = said(_json(response))
+    words = said(reply.json())
     if body is None:
         return False
     if "max_tokens" in body and "max_completion_tokens" in words:
@@ -282,10 +338,3 @@ def _without_refused(body: dict[str, Any] | None, response: httpx.Response) -> b
             del body[name]
             return True
     return False
-
-
-def _json(response: httpx.Response) -> Any:
-    try:
-        return response.json()
-    except ValueError:
-        return None

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from hiperrag.answering.generators.base import Cancellation, Message, Piece, TokenStream
 from hiperrag.answering.generators.scoring import TokenScore, score_answers
+from hiperrag.encoders.precision import Precision
 from hiperrag.errors import UserError
 
 if TYPE_CHECKING:
@@ -23,17 +24,22 @@ _BATCH_TOKENS = 1024
 class LocalGenerator:
     """A causal language model in a transformers folder (or cached hub name), greedy and on the CPU or first GPU.
 
-    Raises UserError where the model cannot be loaded.
+    `precision` None is what the hardware multiplies fastest without rounding activations. Raises UserError where the
+    model cannot be loaded, and for int8 on a GPU.
     """
 
-    def __init__(self, source: str | Path, spec: str, *, capable: bool | None = None) -> None:
+    def __init__(
+        self, source: str | Path, spec: str, *, capable: bool | None = None, precision: Precision | None = None
+    ) -> None:
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
+        if precision == "int8" and device == "cuda":
+            raise UserError(f"--generator {spec}: int8 is for CPUs; leave out :int8 on a machine with a GPU")
         with _quiet_transformers(), _load_errors(spec):
             self._tokenizer: Any = AutoTokenizer.from_pretrained(str(source))
-            self._model: Any = AutoModelForCausalLM.from_pretrained(str(source), dtype=_dtype(device))
+            self._model: Any = AutoModelForCausalLM.from_pretrained(str(source), dtype=_dtype(device, precision))
         self._model.to(device).eval()
         self._device = device
         self._control_tokens = sorted(
@@ -48,6 +54,10 @@ class LocalGenerator:
             if capable is not None
             else bool(self._tokenizer.chat_template) and self.n_parameters >= CAPABLE_PARAMETERS
         )
+        if precision == "int8":
+            from hiperrag.answering.generators.int8 import use_int8
+
+            use_int8(self._model, self._tokenizer)
 
     @property
     def model(self) -> Any:
@@ -207,10 +217,15 @@ def _batches(order: list[int], lengths: list[int]) -> Iterator[list[int]]:
         yield batch
 
 
-def _dtype(device: str) -> torch.dtype:
-    """bfloat16 where the hardware multiplies it; elsewhere it is emulated and twice as slow as float32."""
+def _dtype(device: str, precision: Precision | None) -> torch.dtype:
+    """The type asked for (int8 starts from float32); else bfloat16 where the hardware multiplies it.
+
+    Elsewhere it is emulated and twice as slow as float32.
+    """
     import torch
 
+    if precision is not None:
+        return torch.bfloat16 if precision == "bfloat16" else torch.float32
     if device == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}

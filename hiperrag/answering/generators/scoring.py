@@ -76,7 +76,7 @@ def score_tokens(
     for number in sorted(range(len(pairs)), key=lambda i: pairs[i][0] + pairs[i][1]):
         beginning, rest = pairs[number]
         fed = (beginning + rest)[:-1]
-        shared = min(_common(held, fed), len(beginning) - 1)
+        shared = min(common_prefix(held, fed), len(beginning) - 1)
         if shared < len(held):
             cache.crop(shared - len(held))
         held = fed
@@ -114,12 +114,12 @@ def log_probabilities(logits: torch.Tensor) -> torch.Tensor:
     return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
 
 
-def _common(first: Sequence[int], second: Sequence[int]) -> int:
-    """How many tokens two sequences have in common at their beginnings."""
-    for i, (one, other) in enumerate(zip(first, second, strict=False)):
-        if one != other:
+def common_prefix(*rows: Sequence[int]) -> int:
+    """How many tokens all sequences have in common at their beginnings."""
+    for i, column in enumerate(zip(*rows, strict=False)):
+        if len(set(column)) > 1:
             return i
-    return min(len(first), len(second))
+    return min(map(len, rows))
 
 
 def score_answers(
