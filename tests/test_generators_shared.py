@@ -438,7 +438,7 @@ def test_a_local_generator_without_a_queue_is_bound_to_a_request_too():
 def test_generators_are_loaded_with_what_they_need_to_be_shared(servers, monkeypatch):
     from hiperrag.answering import generators
 
-    monkeypatch.setattr(generators, "_default", Local)
+    monkeypatch.setattr(generators, "_default", lambda spec, precision: Local())
     alone = load_generators(["default"])
     assert isinstance(alone, QueuedGenerator)
     assert isinstance(load_generators([servers[0].spec]), OpenAIGenerator)

@@ -171,7 +171,7 @@ def test_builds_end_at_their_cpu_limit_and_silence_at_its_time_limit(vectors, tm
     spinning = EngineProcess(Path(sys.executable), "engine_spin", 1, tmp_path / "log", tmp_path / "serve.py")
     with pytest.raises(CpuLimitError):
         spinning.ask({**request, "do": "build", "cpu_limit_s": 1}, 120)
-    silent = EngineProcess(Path(sys.executable), "engine_spin", 1, tmp_path / "log", tmp_path / "serve.py")
+    silent = EngineProcess(Path(sys.executable), "engine_spin", 1, tmp_path / "another", tmp_path / "serve.py")
     with pytest.raises(EngineError, match="no answer"):
         silent.ask({**request, "do": "open"}, 0.2)
     assert "chatter" in (tmp_path / "log").read_text(encoding="utf-8")

@@ -6,12 +6,15 @@ import gc
 import os
 import re
 import shutil
+import signal
 import threading
+import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from collection_helpers import QUESTIONS, copied, delete
 
@@ -19,10 +22,12 @@ from hiperrag.answering.checking import check
 from hiperrag.answering.evidence import Evidence
 from hiperrag.answering.retrieval import Retriever
 from hiperrag.collection import Collection
+from hiperrag.encoders import load_encoder
 from hiperrag.encoders.base import Encoded
 from hiperrag.errors import UserError
 from hiperrag.filters import Filter
 from hiperrag.service import encoding
+from hiperrag.service.encoder_process import EncoderProcess
 from hiperrag.service.encoding import SharedEncoder
 from hiperrag.service.serving import ServedCollection
 
@@ -294,3 +299,34 @@ def test_a_collection_whose_folder_goes_is_served_on(root, in_process, monkeypat
     wait_for(lambda: not one.shard_health().problem)
     assert hits(one) == before
     one.close()
+
+
+def test_passages_that_wait_are_encoded_in_a_process_of_their_own_which_comes_back():
+    texts = [f"Quokkas number {number} feed on leaves." for number in range(100)]
+    process = EncoderProcess("minilm:float32", 1)
+    inner = load_encoder("minilm:float32", 1)
+    shared = SharedEncoder(inner, cache_bytes=0, process=process)
+    tokens = inner.encode_passages(texts).tokens
+
+    def encoded(by: SharedEncoder) -> bool:
+        return np.allclose(by.encode_passages(texts).tokens, tokens, atol=2e-3)
+
+    shared.encode_passages(texts[:1])
+    assert process.pid is None, "a lone call needs no help"
+    pids = set()
+    for _ in range(2):
+        ends = time.monotonic() + 120
+        while not process.ready:
+            assert encoded(shared)
+            assert time.monotonic() < ends
+        assert encoded(shared)
+        pids.add(process.pid)
+        os.kill(process.pid, signal.SIGKILL)
+        assert encoded(shared), "nothing is lost with the process"
+    assert len(pids) == 2
+    shared.encode_passages(texts)
+    pid = process.pid
+    del shared
+    gc.collect()
+    assert pid
+    assert not psutil.pid_exists(pid)

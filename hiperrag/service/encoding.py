@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import threading
 import weakref
@@ -15,6 +16,7 @@ import numpy.typing as npt
 
 from hiperrag.encoders import load_encoder
 from hiperrag.encoders.base import Encoded, Encoder
+from hiperrag.service.encoder_process import EncoderProcess, EncoderProcessLostError
 
 PIECE_CHARACTERS = 1000
 """Of passages that are encoded in one call."""
@@ -23,6 +25,9 @@ MOST_THREADS = 4
 """Of torch for one call: more hardly help with texts this short, and threads that wait for each other burn time."""
 CACHE_BYTES = 64 << 20
 MOST_SEEN = 1 << 16
+"""Texts of which is known that they came once."""
+Encode = Callable[[Sequence[str]], Encoded]
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -32,6 +37,9 @@ class _Vectors:
     tokens: npt.NDArray[np.float32] | npt.NDArray[np.float16]
     pooled: npt.NDArray[np.float32]
     truncated: bool
+
+    def in_half_precision(self) -> _Vectors:
+        return dataclasses.replace(self, tokens=self.tokens.astype(np.float16))
 
     @property
     def nbytes(self) -> int:
@@ -54,7 +62,8 @@ class SharedEncoder:
     The sentences of an answer itself do not, so a text is kept from the second time on.
     """
 
-    def __init__(self, encoder: Encoder, cache_bytes: int = CACHE_BYTES) -> None:
+    def __init__(self, encoder: Encoder, cache_bytes: int = CACHE_BYTES, process: EncoderProcess | None = None) -> None:
+        """`process` encodes the passages once there are so many that they wait."""
         self.name, self.identity = encoder.name, encoder.identity
         self.dim, self.pooled_dim, self.max_tokens = encoder.dim, encoder.pooled_dim, encoder.max_tokens
         self.cached_bytes = 0
@@ -63,18 +72,16 @@ class SharedEncoder:
         """Hashes of texts that came lately and are not in the cache."""
         self._cache_bytes = cache_bytes
         self._cache_lock = threading.Lock()
-        self._queries = self._desk(encoder, _Desk(lambda task: len(task.texts), QUERIES_TOGETHER), queries=True)
-        self._passages = self._desk(
-            encoder, _Desk(lambda task: sum(map(len, task.texts)), PIECE_CHARACTERS), queries=False
-        )
+        self._queries = _Desk(lambda task: len(task.texts), QUERIES_TOGETHER)
+        self._passages = _Desk(lambda task: sum(map(len, task.texts)), PIECE_CHARACTERS)
+        relieved = _Relieved(encoder, process, self._passages) if process else encoder
+        self._employ(encoder.encode_queries, self._queries)
+        self._employ(relieved.encode_passages, self._passages, process)
 
-    def _desk(self, encoder: Encoder, desk: _Desk, queries: bool) -> _Desk:
-        """The desk, with a thread that works at it."""
-        name = f"encoder of {'queries' if queries else 'passages'}"
-        worker = threading.Thread(target=_work, args=(encoder, desk, queries), name=name, daemon=True)
+    def _employ(self, encode: Encode, desk: _Desk, process: EncoderProcess | None = None) -> None:
+        worker = threading.Thread(target=_work, args=(encode, desk), name="encoder", daemon=True)
         worker.start()
-        weakref.finalize(self, _end, desk, worker)
-        return desk
+        weakref.finalize(self, _end, desk, worker, process)
 
     def encode_queries(self, texts: Sequence[str]) -> Encoded:
         """See `Encoder`."""
@@ -89,7 +96,8 @@ class SharedEncoder:
         tasks = [_Task(piece) for piece in _pieces([text for text in wanted if text not in found])]
         self._passages.put(tasks)
         for task in tasks:
-            fresh = dict(zip(task.texts, task.vectors.result(), strict=True))
+            halved = [one.in_half_precision() for one in task.vectors.result()]
+            fresh = dict(zip(task.texts, halved, strict=True))
             self._keep(fresh)
             found |= fresh
         return self._joined([found[text] for text in texts])
@@ -157,6 +165,23 @@ class _Desk:
             self._changed.notify()
 
 
+class _Relieved:
+    """Encodes passages here, and in the process once some have had to wait; here again while that is started."""
+
+    def __init__(self, encoder: Encoder, process: EncoderProcess, desk: _Desk) -> None:
+        self._encoder, self._process, self._desk = encoder, process, desk
+
+    def encode_passages(self, texts: Sequence[str]) -> Encoded:
+        if self._desk.waiting:
+            self._process.start()
+        if self._process.ready:
+            try:
+                return self._process.encode_passages(texts)
+            except EncoderProcessLostError:
+                log.warning("the process that encodes passages was lost; it is started again when it is needed")
+        return self._encoder.encode_passages(texts)
+
+
 def _fitting(waiting: deque[_Task], size: Callable[[_Task], int], room: int) -> list[_Task]:
     """The first of those that wait, and those behind it that fit into what room it leaves; they wait no longer."""
     taken: list[_Task] = []
@@ -166,32 +191,30 @@ def _fitting(waiting: deque[_Task], size: Callable[[_Task], int], room: int) -> 
     return taken
 
 
-def _end(desk: _Desk, worker: threading.Thread) -> None:
+def _end(desk: _Desk, worker: threading.Thread, process: EncoderProcess | None) -> None:
     """Torch must not be at work when the interpreter ends."""
     desk.close()
     if worker is not threading.current_thread():
         worker.join()
+    if process:
+        process.end()
 
 
-def _work(encoder: Encoder, desk: _Desk, queries: bool) -> None:
+def _work(encode: Encode, desk: _Desk) -> None:
     while tasks := desk.take():
-        if not _encode(encoder, tasks, queries):
+        if not _encode(encode, tasks):
             for task in tasks:  # one text that cannot be encoded is nothing to the others
-                _encode(encoder, [task], queries, final=True)
+                _encode(encode, [task], final=True)
 
 
-def _encode(encoder: Encoder, tasks: Sequence[_Task], queries: bool, final: bool = False) -> bool:
+def _encode(encode: Encode, tasks: Sequence[_Task], final: bool = False) -> bool:
     """Whether it could be done; when `final`, who waits hears why not."""
     texts = [text for task in tasks for text in task.texts]
     try:
-        encoded = encoder.encode_queries(texts) if queries else encoder.encode_passages(texts)
+        encoded = encode(texts)
         vectors = [
             # copies, so that one cached text does not keep the vectors of all
-            _Vectors(
-                tokens.copy() if queries else tokens.astype(np.float16),
-                encoded.pooled[number].copy(),
-                bool(encoded.truncated[number]),
-            )
+            _Vectors(tokens.copy(), encoded.pooled[number].copy(), bool(encoded.truncated[number]))
             for number, tokens in enumerate(encoded.token_arrays())
         ]
     except BaseException as error:
@@ -231,6 +254,7 @@ def shared_encoder(spec: str, threads: int | None = None) -> SharedEncoder:
     with _loading:
         encoder = _shared.get(spec)
         if encoder is None:
-            encoder = _shared[spec] = SharedEncoder(load_encoder(spec, threads))
+            process = EncoderProcess(spec, threads) if len(os.sched_getaffinity(0)) > 1 else None
+            encoder = _shared[spec] = SharedEncoder(load_encoder(spec, threads), process=process)
             encoder.encode_queries(["the first run takes longer"])
         return encoder
