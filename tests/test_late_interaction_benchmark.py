@@ -158,7 +158,7 @@ class Engine:
     version = "0"
     def __init__(self, threads): pass
     def build(self, tokens, offsets, index, options):
-        print("a library's chatter on standard output")
+        print("a library's chatter on standard output", flush=True)
         while True: pass
     def open(self, tokens, offsets, index, options): import threading; threading.Event().wait()
 """
@@ -170,7 +170,7 @@ def test_builds_end_at_their_cpu_limit_and_silence_at_its_time_limit(vectors, tm
     request = {"vectors": str(vectors.folder), "passages": 10, "index": str(tmp_path / "index"), "options": {}}
     spinning = EngineProcess(Path(sys.executable), "engine_spin", 1, tmp_path / "log", tmp_path / "serve.py")
     with pytest.raises(CpuLimitError):
-        spinning.ask({**request, "do": "build", "cpu_limit_s": 1}, 120)
+        spinning.ask({**request, "do": "build", "cpu_limit_s": 4}, 120)
     silent = EngineProcess(Path(sys.executable), "engine_spin", 1, tmp_path / "another", tmp_path / "serve.py")
     with pytest.raises(EngineError, match="no answer"):
         silent.ask({**request, "do": "open"}, 0.2)
