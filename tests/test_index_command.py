@@ -188,9 +188,13 @@ def test_a_killed_worker_or_pool_costs_nothing(tmp_path, examples, models, refer
     run = subprocess.Popen([*COMMAND, "index", examples, "--to", collection], stderr=subprocess.PIPE, text=True)
     wait_until(lambda: list(collection.glob("documents/part-*.parquet")) or run.poll() is not None)
     pool = next(p for p in workers_of(run) if any("process_worker_pool" in word for word in p.cmdline()))
-    pool.children()[0].kill()
+    worker = next(p for p in pool.children() if "--multiprocessing-fork" in p.cmdline())
+    worker.kill()
     time.sleep(1)
+    started = pool.children(recursive=True)
     pool.kill()
+    _, alive = psutil.wait_procs(started, timeout=20)
+    assert not alive, "nothing of a pool works on after it"
     _, errors = run.communicate(timeout=300)
     assert run.returncode == 0, errors
     assert contents(collection) == reference[1]

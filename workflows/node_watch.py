@@ -22,13 +22,16 @@ from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+from hiperrag.workflows.leftovers import leave_nothing
+
 PARSL_WATCHDOG = "worker-watchdog"
 """Name of the thread of Parsl's manager that replaces workers."""
 SECONDS_BETWEEN_LOOKS = 1.0
 
 
 def start_watching() -> None:
-    """Watch the processes that this one will start as Parsl's manager."""
+    """Watch the processes that this one will start as Parsl's manager, and leave none of them behind."""
+    leave_nothing()
     threading.Thread(target=_watch, daemon=True).start()
 
 
