@@ -1,8 +1,8 @@
-"""A process of its own that encodes passages: `python -m hiperrag.service.encoder_process SOCKET PID THREADS SPEC`.
+"""A process of its own that encodes: `python -m hiperrag.service.encoder_process SOCKET PID KIND THREADS SPEC`.
 
-Encoding passages holds Python's lock hundreds of times a call; beside hundreds of streams everything would wait for it.
-SOCKET is the number of a descriptor whose other end the parent alone holds, so messages are pickled without further
-ado. PID is the parent's: the process ends when that does.
+Encoding holds Python's lock hundreds of times a call; beside hundreds of streams it would wait for it each time, and
+they for it. SOCKET is the number of a descriptor whose other end the parent alone holds, so messages are pickled
+without further ado. PID is the parent's: the process ends when that does.
 """
 
 from __future__ import annotations
@@ -12,15 +12,17 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
+from typing import Literal
 
-from hiperrag.encoders.base import Encoded
+from hiperrag.encoders.base import Encoded, Encoder
 from hiperrag.workflows.tethered import end_with
 
+Kind = Literal["queries", "passages"]
 SILENT_S = 30.0
 """A call that takes longer is given up, and the process with it."""
-NICENESS = 5
+NICENESS: dict[Kind, int] = {"queries": 0, "passages": 10}
 """The sentences of an answer may wait, a search may not."""
 
 
@@ -31,8 +33,8 @@ class EncoderProcessLostError(Exception):
 class EncoderProcess:
     """The process, in one life after another; for one thread. Nothing runs before `start`."""
 
-    def __init__(self, spec: str, threads: int) -> None:
-        self._spec, self._threads = spec, threads
+    def __init__(self, kind: Kind, spec: str, threads: int) -> None:
+        self._arguments = [kind, str(threads), spec]
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
         self._loaded = False
@@ -48,9 +50,8 @@ class EncoderProcess:
             return
         ours, theirs = socket.socketpair()
         with theirs:
-            arguments = [theirs.fileno(), os.getpid(), self._threads, self._spec]
             self._process = subprocess.Popen(
-                [sys.executable, "-m", __name__, *map(str, arguments)],
+                [sys.executable, "-m", __name__, str(theirs.fileno()), str(os.getpid()), *self._arguments],
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
             )
@@ -66,7 +67,7 @@ class EncoderProcess:
                 self.end()
         return self._loaded
 
-    def encode_passages(self, texts: Sequence[str]) -> Encoded:
+    def encode(self, texts: Sequence[str]) -> Encoded:
         """See `Encoder`; EncoderProcessLostError where there is no answer. Only when `ready`."""
         assert self._connection
         try:
@@ -78,7 +79,7 @@ class EncoderProcess:
         except (EOFError, OSError):
             pass
         self.end()
-        raise EncoderProcessLostError(self._spec)
+        raise EncoderProcessLostError(self._arguments)
 
     def end(self) -> None:
         """End this life; `start` begins another."""
@@ -95,27 +96,27 @@ def main() -> None:
     """What the module does when it is run."""
     for ignored in (signal.SIGINT, signal.SIGTERM):  # meant for the parent, which answers what it has begun
         signal.signal(ignored, signal.SIG_IGN)
-    descriptor, parent, threads = map(int, sys.argv[1:4])
+    descriptor, parent = map(int, sys.argv[1:3])
+    kind: Kind = "queries" if sys.argv[3] == "queries" else "passages"
     end_with(parent)
-    os.nice(NICENESS)
+    os.nice(NICENESS[kind])
     from hiperrag.encoders import load_encoder
 
-    encoder = load_encoder(sys.argv[4], threads)
+    encoder = load_encoder(sys.argv[5], int(sys.argv[4]))
     connection = Connection(descriptor)
-    encoder.encode_passages(["the first run takes longer"])
-    connection.send(True)
-    while True:
-        try:
-            texts = connection.recv()
-            connection.send(_encoded(encoder.encode_passages, texts))
-        except (EOFError, OSError):
-            os._exit(0)
+    _encoded(encoder, kind, ["the first run takes longer"])
+    try:
+        connection.send(True)
+        while True:
+            connection.send(_encoded(encoder, kind, connection.recv()))
+    except (EOFError, OSError):
+        os._exit(0)
 
 
-def _encoded(encode: Callable[[Sequence[str]], Encoded], texts: Sequence[str]) -> Encoded | None:
+def _encoded(encoder: Encoder, kind: Kind, texts: Sequence[str]) -> Encoded | None:
     """None where they cannot be encoded: the parent finds out which of them, and why."""
     try:
-        return encode(texts)
+        return encoder.encode_queries(texts) if kind == "queries" else encoder.encode_passages(texts)
     except Exception:
         return None
 

@@ -62,8 +62,14 @@ class SharedEncoder:
     The sentences of an answer itself do not, so a text is kept from the second time on.
     """
 
-    def __init__(self, encoder: Encoder, cache_bytes: int = CACHE_BYTES, process: EncoderProcess | None = None) -> None:
-        """`process` encodes the passages once there are so many that they wait."""
+    def __init__(
+        self,
+        encoder: Encoder,
+        cache_bytes: int = CACHE_BYTES,
+        queries: EncoderProcess | None = None,
+        passages: EncoderProcess | None = None,
+    ) -> None:
+        """`queries`, `passages`: processes that take over once there is so much to do that some waits."""
         self.name, self.identity = encoder.name, encoder.identity
         self.dim, self.pooled_dim, self.max_tokens = encoder.dim, encoder.pooled_dim, encoder.max_tokens
         self.cached_bytes = 0
@@ -74,11 +80,13 @@ class SharedEncoder:
         self._cache_lock = threading.Lock()
         self._queries = _Desk(lambda task: len(task.texts), QUERIES_TOGETHER)
         self._passages = _Desk(lambda task: sum(map(len, task.texts)), PIECE_CHARACTERS)
-        relieved = _Relieved(encoder, process, self._passages) if process else encoder
-        self._employ(encoder.encode_queries, self._queries)
-        self._employ(relieved.encode_passages, self._passages, process)
+        self._pressed = threading.Event()
+        self._employ(encoder.encode_queries, self._queries, queries)
+        self._employ(encoder.encode_passages, self._passages, passages)
 
-    def _employ(self, encode: Encode, desk: _Desk, process: EncoderProcess | None = None) -> None:
+    def _employ(self, encode: Encode, desk: _Desk, process: EncoderProcess | None) -> None:
+        if process:
+            encode = _Relieved(encode, process, desk, self._pressed).encode
         worker = threading.Thread(target=_work, args=(encode, desk), name="encoder", daemon=True)
         worker.start()
         weakref.finalize(self, _end, desk, worker, process)
@@ -166,20 +174,23 @@ class _Desk:
 
 
 class _Relieved:
-    """Encodes passages here, and in the process once some have had to wait; here again while that is started."""
+    """Encodes here, and in the process once anything has had to wait; here again while that is started."""
 
-    def __init__(self, encoder: Encoder, process: EncoderProcess, desk: _Desk) -> None:
-        self._encoder, self._process, self._desk = encoder, process, desk
+    def __init__(self, encode: Encode, process: EncoderProcess, desk: _Desk, pressed: threading.Event) -> None:
+        """`pressed` is set when something waits, be it of the other kind: all of it takes turns in this process."""
+        self._encode, self._process, self._desk, self._pressed = encode, process, desk, pressed
 
-    def encode_passages(self, texts: Sequence[str]) -> Encoded:
+    def encode(self, texts: Sequence[str]) -> Encoded:
         if self._desk.waiting:
+            self._pressed.set()
+        if self._pressed.is_set():
             self._process.start()
         if self._process.ready:
             try:
-                return self._process.encode_passages(texts)
+                return self._process.encode(texts)
             except EncoderProcessLostError:
-                log.warning("the process that encodes passages was lost; it is started again when it is needed")
-        return self._encoder.encode_passages(texts)
+                log.warning("a process that encodes was lost; it is started again")
+        return self._encode(texts)
 
 
 def _fitting(waiting: deque[_Task], size: Callable[[_Task], int], room: int) -> list[_Task]:
@@ -254,7 +265,11 @@ def shared_encoder(spec: str, threads: int | None = None) -> SharedEncoder:
     with _loading:
         encoder = _shared.get(spec)
         if encoder is None:
-            process = EncoderProcess(spec, threads) if len(os.sched_getaffinity(0)) > 1 else None
-            encoder = _shared[spec] = SharedEncoder(load_encoder(spec, threads), process=process)
+            several = len(os.sched_getaffinity(0)) > 1
+            encoder = _shared[spec] = SharedEncoder(
+                load_encoder(spec, threads),
+                queries=EncoderProcess("queries", spec, threads) if several else None,
+                passages=EncoderProcess("passages", spec, threads) if several else None,
+            )
             encoder.encode_queries(["the first run takes longer"])
         return encoder
