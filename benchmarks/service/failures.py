@@ -20,6 +20,7 @@ from typing import Any
 from hiperrag.benchmarks.service.clients import Asked, Plan
 from hiperrag.benchmarks.service.load import MODEL
 from hiperrag.benchmarks.service.rig import Service, Stub, Watch, clients, get_json, questions
+from hiperrag.collection import Collection
 from hiperrag.machine import describe_machine
 
 LEAVE_SHARE = 0.2
@@ -32,7 +33,7 @@ SETTLED_S = 60.0
 def main() -> None:
     """What the module does when it is run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("collection", type=Path)
+    parser.add_argument("collection", type=Path, help="of at least as many shards as --processes")
     parser.add_argument("--clients", type=int, default=100)
     parser.add_argument("--seconds", type=float, default=120.0)
     parser.add_argument("--speed", type=float, default=5.0, help="the generator's tokens a second, of each stream")
@@ -40,10 +41,17 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2, help="shard processes")
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
+    if count_shards(given.collection) < given.processes:
+        parser.error(f"{given.collection} has fewer shards than --processes; index in several runs, or give fewer")
     given.out.mkdir(parents=True, exist_ok=True)
     report = measure(given)
     (given.out / "failures.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     print(json.dumps({name: report[name] for name in ("requests", "strikes", "left", "bars")}, indent=1))
+
+
+def count_shards(collection: Path) -> int:
+    """Of a collection: a process that holds none would be struck without anybody's noticing."""
+    return Collection(collection).manifest().counts.shards
 
 
 def measure(given: argparse.Namespace) -> dict[str, Any]:

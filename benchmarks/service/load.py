@@ -181,6 +181,7 @@ def draw(report: dict[str, Any], path: Path) -> None:
 
     mpl.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
     shown = report["series"]
     times, overheads = np.array(shown["overhead_ms"]).T
@@ -195,6 +196,10 @@ def draw(report: dict[str, Any], path: Path) -> None:
     share.axhline(0.95, color="#888888", linestyle=":", label="95%")
     share.set(xlabel="search overhead, ms", ylabel="share of requests", xscale="log", ylim=(0, 1.01))
     share.legend(loc="lower right")
+    for axis in (scatter.yaxis, share.xaxis):  # the default labels every minor tick of a short range, on top of another
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter(ScalarFormatter())
+        axis.set_minor_formatter(NullFormatter())
     mb.plot(shown["at_s"], shown["resident_mb"], color="#9aa7b5", label="resident, mapped files included")
     mb.plot(shown["at_s"], shown["own_mb"], color="#1f5fa8", label="without mapped files")
     mb.set(xlabel="s since the clients began", ylabel="memory of the service, MB", ylim=(0, None))
