@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import hypothesis
@@ -18,6 +19,8 @@ from hiperrag.warm import warm
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# A shell starts what it puts in the background with Ctrl-C ignored, and the commands under test would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 hypothesis.settings.register_profile("shared machine", deadline=None)  # an example may have to wait for a core
 hypothesis.settings.load_profile("shared machine")
 

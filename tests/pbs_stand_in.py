@@ -15,6 +15,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
+
 LONGEST_NAME = 236
 WITH_VALUE = "aAcCeJklMmNoPpqSuvW"
 WITHOUT_VALUE = "fhIRrVXz"
@@ -157,10 +159,10 @@ def qsub(arguments: list[str], folder: Path) -> None:
 
 def is_running(folder: Path, number: str) -> bool:
     try:
-        os.kill(int((folder / f"{number}.job").read_text()), 0)
-    except (OSError, ValueError):
+        job = psutil.Process(int((folder / f"{number}.job").read_text()))
+        return job.status() != psutil.STATUS_ZOMBIE
+    except (OSError, ValueError, psutil.NoSuchProcess):
         return False
-    return True
 
 
 def qstat(arguments: list[str], folder: Path) -> None:

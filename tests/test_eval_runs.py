@@ -84,24 +84,24 @@ def plain_score(generator: LocalGenerator, prompt: str, option: str) -> float:
 class TestLikelihood:
     @pytest.mark.parametrize("kind", ["qwen", "gemma"])
     def test_the_cache_changes_nothing(self, tmp_path, kind):
-        generator = LocalGenerator(tiny_model(tmp_path, kind), "hf:tiny")
+        generator = LocalGenerator(tiny_model(tmp_path, kind), "hf:tiny", precision="float32")
         found = OptionScorer(generator).score(PROMPT, OPTIONS)
         assert found.log_likelihoods == pytest.approx([plain_score(generator, PROMPT, o) for o in OPTIONS], abs=1e-4)
         assert not found.truncated
 
     def test_an_option_scores_the_same_in_any_company(self, tiny):
-        scorer = OptionScorer(LocalGenerator(tiny, "hf:tiny"))
+        scorer = OptionScorer(LocalGenerator(tiny, "hf:tiny", precision="float32"))
         together = scorer.score(PROMPT, OPTIONS).log_likelihoods
         alone = [scorer.score(PROMPT, [option]).log_likelihoods[0] for option in OPTIONS]
         assert together == pytest.approx(alone, abs=1e-4)
         assert scorer.score(PROMPT, OPTIONS[::-1]).log_likelihoods == pytest.approx(together[::-1], abs=1e-4)
 
     def test_white_space_at_the_end_belongs_to_the_option(self, tiny):
-        scorer = OptionScorer(LocalGenerator(tiny, "hf:tiny"))
+        scorer = OptionScorer(LocalGenerator(tiny, "hf:tiny", precision="float32"))
         assert scorer.score(PROMPT + " ", ["blood"]) == scorer.score(PROMPT, [" blood"])
 
     def test_a_prompt_beyond_the_window_loses_its_beginning(self, tiny):
-        generator = LocalGenerator(tiny, "hf:tiny")
+        generator = LocalGenerator(tiny, "hf:tiny", precision="float32")
         scorer = OptionScorer(generator)
         found = scorer.score("filler " * 200 + PROMPT, OPTIONS[:2])
         assert found.truncated

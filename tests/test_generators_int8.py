@@ -77,7 +77,7 @@ def test_a_token_does_not_depend_on_its_batch():
 @pytest.mark.parametrize("kind", ["llama", "qwen", "gemma"])
 def test_int8_is_close_to_float32(tmp_path, cache, kind):
     folder = tiny_model(tmp_path / kind, kind)
-    plain = LocalGenerator(folder, "hf:tiny")
+    plain = LocalGenerator(folder, "hf:tiny", precision="float32")
     rounded = LocalGenerator(folder, "hf:tiny:int8", precision="int8")
     assert not any(isinstance(module, torch.nn.Linear) for module in rounded.model.modules())
     prompt = "".join(PASSAGES) + QUESTION
@@ -126,7 +126,7 @@ def test_a_precision_by_name(tmp_path):
 @pytest.mark.parametrize("step", [512, 20])
 def test_what_prompts_share_is_read_once_and_changes_nothing(tmp_path, monkeypatch, kind, step):
     monkeypatch.setattr("hiperrag.benchmarks.evaluation.likelihood.STEP", step)
-    generator = LocalGenerator(tiny_model(tmp_path, kind), "hf:tiny")
+    generator = LocalGenerator(tiny_model(tmp_path, kind), "hf:tiny", precision="float32")
     scorer = OptionScorer(generator)
     prompts = ["".join(PASSAGES[:n]) + QUESTION for n in (1, 2, 0, 2)]
     read: list[int] = []
@@ -148,7 +148,7 @@ def test_what_prompts_share_is_read_once_and_changes_nothing(tmp_path, monkeypat
 
 
 def test_a_common_head_is_read_once_and_questions_are_the_same_in_any_order(tmp_path):
-    generator = LocalGenerator(tiny_model(tmp_path), "hf:tiny")
+    generator = LocalGenerator(tiny_model(tmp_path), "hf:tiny", precision="float32")
     scorer, plain = OptionScorer(generator), OptionScorer(generator)
     head = "The answer to a question is one of its options. Here is what is known: "
     prompts = [head + passage + QUESTION for passage in (*PASSAGES, "", "Veins. ")]
@@ -175,7 +175,7 @@ def test_a_common_head_is_read_once_and_questions_are_the_same_in_any_order(tmp_
 @pytest.mark.slow
 def test_smollm2_in_int8_ranks_as_in_float32(models):
     """Log-likelihoods within a tenth of a nat a token, and pairs of options ordered alike where they are far apart."""
-    plain = LocalGenerator(models["smollm2"], "hf:smollm2")
+    plain = LocalGenerator(models["smollm2"], "hf:smollm2", precision="float32")
     rounded = LocalGenerator(models["smollm2"], "hf:smollm2:int8", precision="int8")
     subjects = {
         "The heart pumps blood through": [" the vessels", " the moon", " a stone", " the market"],

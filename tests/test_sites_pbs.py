@@ -12,6 +12,7 @@ import pytest
 import yaml
 from collection_helpers import found, index, shards_of, unnamed, use_inline_pool
 from held_stage import PARTS
+from slurm_helpers import wait_until
 
 from hiperrag.errors import UserError
 from hiperrag.workflows.parsl_config import batch_scripts
@@ -130,7 +131,7 @@ def test_ready_text_is_indexed_through_the_stand_in(pbs, sources, load, tmp_path
         files(folder) for folder in shards_of(tmp_path / "same")
     ]
     assert not unnamed(tmp_path / "c")
-    assert not pbs_stand_in.is_running(pbs, "1"), "the job was deleted when the run was done"
+    wait_until(lambda: not pbs_stand_in.is_running(pbs, "1"), 30)  # it was deleted when the run was done
 
 
 def files(folder: Path) -> dict[str, bytes]:

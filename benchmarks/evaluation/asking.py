@@ -179,7 +179,7 @@ def _metered(record: Record, name: str) -> Iterator[None]:
     after = energy_joules()
     record[name] = {
         "wall_s": round(time.perf_counter() - wall, 4),
-        "cpu_s": round(time.process_time() - cpu, 4),
+        "cpu_s": round(time.process_time() - cpu, 6),
         "gpu_s": None,
         "joules": None if energy is None or after is None else round(after - energy, 3),
     }
