@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import urlsplit
 
+from hiperrag.answering.prompts import REFUSAL
 from hiperrag.benchmarks.service.stub import MARK
 
 GIVE_UP_S = 240.0
@@ -54,7 +55,7 @@ class Asked:
     status: int = 0
     sentences: int = 0
     unmarked: int = 0
-    """Sentences without the question's own mark."""
+    """Sentences without the question's own mark, but for the service's own refusal."""
     foreign: int = 0
     """Marks of other questions, drafts included."""
     done: bool = False
@@ -146,7 +147,7 @@ def _note(data: bytes, asked: Asked) -> None:
     if text:
         asked.first_text = asked.first_text or now
         asked.sentences += 1
-        asked.unmarked += asked.mark not in text
+        asked.unmarked += asked.mark not in text and text.strip() != REFUSAL
     if "timings_ms" in about:
         asked.timings_ms, asked.notes = about["timings_ms"], about["notes"]
         asked.missing = about["shards"]["missing"]
